@@ -1,0 +1,56 @@
+"""Settings: every place absolute, every mistake named."""
+
+from pathlib import Path
+
+import pytest
+from xnemo_platform.errors import PlatformError
+from xnemo_platform.settings import settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch, tmp_path):
+    for name in ("HOME", "TRACKING_URI", "ARTIFACT_ROOT", "STORAGE", "RAY_ADDRESS", "CPUS", "CONFIG"):
+        monkeypatch.delenv(f"XNEMO_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_lie_under_the_working_folder_and_are_absolute(tmp_path):
+    found = settings()
+    assert found.home == tmp_path / "data"
+    assert found.tracking_uri == f"sqlite:///{tmp_path}/data/mlflow.db"
+    assert Path(found.storage).is_absolute()
+
+
+def test_the_environment_overrides_the_file(tmp_path, monkeypatch):
+    (tmp_path / "xnemo.toml").write_text('home = "from_file"\ncpus = 9\n')
+    monkeypatch.setenv("XNEMO_HOME", "from_env")
+    found = settings()
+    assert found.home == tmp_path / "from_env"
+    assert found.cpus == 9
+
+
+def test_settings_survive_the_trip_to_a_worker_with_another_working_folder(tmp_path, monkeypatch):
+    here = settings()
+    for key, value in here.env().items():
+        monkeypatch.setenv(key, value)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert settings() == here
+
+
+def test_a_misspelt_key_is_refused_with_the_nearest_name(tmp_path):
+    (tmp_path / "xnemo.toml").write_text('tracking_url = "sqlite:///x.db"\n')
+    with pytest.raises(PlatformError, match=r"tracking_url.*did you mean 'tracking_uri'"):
+        settings()
+
+
+def test_a_wrong_type_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setenv("XNEMO_CPUS", "many")
+    with pytest.raises(PlatformError, match="XNEMO_CPUS"):
+        settings()
+
+
+def test_a_file_store_is_refused_with_the_mend(monkeypatch):
+    monkeypatch.setenv("XNEMO_TRACKING_URI", "file:/somewhere")
+    with pytest.raises(PlatformError, match="sqlite"):
+        settings()
