@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.settings import settings
 
