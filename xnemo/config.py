@@ -1,0 +1,158 @@
+"""Every size of the networks. The released model and the small trainable one are two values of one config.
+
+`ModelConfig.sd15()` is the released shape (numbers: released code); `ModelConfig.small()` trains on a laptop.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    """A frozen record: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UNetConfig(Strict):
+    """Shape shared by the reference net and the denoiser."""
+
+    in_channels: int = 4  # latent channels; equals codec.channels
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)  # one per level; each level halves the resolution
+    layers_per_block: int = 2  # ResNets per down level; up levels have one more
+    attention: tuple[bool, ...] = (True, True, True, False)  # spatial transformers at this level?
+    heads: int = 8
+    norm_groups: int = 32
+    context_dim: int = 768  # width of the image token
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.attention) != len(self.channels):
+            raise ValueError(f"attention needs one entry per level: {len(self.channels)}")
+        for width in self.channels:
+            if width % self.heads or width % self.norm_groups or width % 2:
+                raise ValueError(f"channels: {width} must be even, a multiple of heads ({self.heads}) "
+                                 f"and of norm_groups ({self.norm_groups})")
+        return self
+
+
+class ImageEncoderConfig(Strict):
+    """CLIP image tower with projection (the reference's one context token)."""
+
+    image_size: int = 224
+    patch_size: int = 14
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    feed_forward: int = 4096
+    activation: str = "quick_gelu"
+    projection_dim: int = 768  # equals unet.context_dim
+
+
+class CodecConfig(Strict):
+    """Images to latents: the SVD temporal-decoder VAE, the SD VAE, or linear patches (nothing to train)."""
+
+    kind: Literal["svd", "sd", "patches"] = "svd"
+    factor: int = 8  # pixels per latent cell, each way
+    channels: int = 4
+    scaling: float = 0.18215
+    widths: tuple[int, ...] = (128, 256, 512, 512)  # VAEs only
+    layers_per_block: int = 2  # VAEs only
+
+
+class MotionEncoderConfig(Strict):
+    """E_mot: face crop to f_mot. "fan" is the released trunk, "small" a few convolutions."""
+
+    kind: Literal["fan", "small"] = "fan"
+    image_size: int = 224
+    f_mot: int = 512
+    rts_hidden: int = 64
+    widths: tuple[int, ...] = (64, 128, 256)  # convolution stages
+    maps: int = 68  # feature maps before the last convolution (landmark heat maps in FAN)
+    attention_dim: int = 1024
+    attention_heads: int = 8
+    hourglass_depth: int = 4  # fan only
+    dropout: float = 0.5  # on the hourglass skips, training only
+
+
+class ScheduleConfig(Strict):
+    """Noise schedule: scaled-linear betas; beta_end is 0.02 in the release (not SD's 0.012)."""
+
+    train_steps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.02
+    prediction: Literal["epsilon", "v", "sample"] = "epsilon"
+    steps_offset: int = 1
+
+
+class GanConfig(Strict):
+    """The training-only head: appearance trunk, generator and discriminator (paper section 3.3)."""
+
+    image_size: int = 224  # the generated face crop
+    appearance: Literal["resnet50", "small"] = "resnet50"
+    appearance_dim: int = 2048
+    base_size: int = 7  # the generator's constant input; doubled per entry of channels after the first
+    channels: tuple[int, ...] = (512, 512, 512, 512, 256, 128)
+    discriminator_channels: tuple[int, ...] = (64, 128, 256, 512, 512, 512, 512)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.base_size << (len(self.channels) - 1) != self.image_size:
+            raise ValueError("gan.base_size doubled per further entry of gan.channels must give gan.image_size")
+        return self
+
+
+class ModelConfig(Strict):
+    """The whole model. Defaults are the released shape."""
+
+    image_size: int = 512
+    codec: CodecConfig = CodecConfig()
+    unet: UNetConfig = UNetConfig()
+    motion_positions: Literal["release21", "paper16"] = "release21"  # after every ResNet | every transformer
+    motion_tokens: int = 32
+    motion_token_dim: int = 16
+    temporal_max_len: int = 32  # frames the temporal position table covers
+    motion_encoder: MotionEncoderConfig = MotionEncoderConfig()
+    image_encoder: ImageEncoderConfig | None = ImageEncoderConfig()  # None: the context token is zero
+    schedule: ScheduleConfig = ScheduleConfig()
+    gan: GanConfig = Field(default=GanConfig())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.codec.channels != self.unet.in_channels:
+            raise ValueError("unet.in_channels must equal codec.channels")
+        if self.image_encoder and self.image_encoder.projection_dim != self.unet.context_dim:
+            raise ValueError("image_encoder.projection_dim must equal unet.context_dim")
+        step = self.codec.factor << (len(self.unet.channels) - 1)
+        if self.image_size % step:
+            raise ValueError(f"image_size {self.image_size} must be a multiple of {step}: "
+                             "codec.factor, doubled at each further UNet level")
+        return self
+
+    @property
+    def latent_size(self) -> int:
+        return self.image_size // self.codec.factor
+
+    @classmethod
+    def sd15(cls) -> ModelConfig:
+        """The released shape."""
+        return cls()
+
+    @classmethod
+    def small(cls) -> ModelConfig:
+        """64 px, no pretrained part: what the demo trains."""
+        return cls(
+            image_size=64,
+            codec=CodecConfig(kind="patches", factor=4, channels=48, scaling=1.0),
+            unet=UNetConfig(in_channels=48, channels=(64, 96, 128), layers_per_block=1,
+                            attention=(True, True, True), heads=4, norm_groups=8, context_dim=32),
+            motion_encoder=MotionEncoderConfig(kind="small", image_size=64, widths=(24, 48, 96), maps=8,
+                                               attention_dim=96, attention_heads=4, f_mot=128,
+                                               rts_hidden=16, dropout=0.0),
+            image_encoder=None,
+            schedule=ScheduleConfig(prediction="sample"),
+            gan=GanConfig(image_size=64, appearance="small", appearance_dim=128, base_size=4,
+                          channels=(64, 64, 64, 48, 32), discriminator_channels=(32, 64, 96, 128)),
+        )
