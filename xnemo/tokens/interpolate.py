@@ -1,0 +1,98 @@
+"""Motion between key expressions: linear or spherical in f_mot, linear in f_rts (paper: appendix D, recipe F)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from xnemo.errors import XNeMoError
+from xnemo.tokens.motion_file import Motion
+
+Path = Literal["linear", "spherical"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One moment of a motion: `seconds` from its start."""
+
+    motion: Motion
+    seconds: float
+
+
+def parse_key(text: str) -> tuple[str, float]:
+    """`"a.safetensors@0.4s"` → ("a.safetensors", 0.4); without `@` the first frame is meant."""
+    path, at, moment = text.rpartition("@")
+    if not at:
+        return text, 0.0
+    try:
+        return path, float(moment.removesuffix("s"))
+    except ValueError:
+        raise XNeMoError(f"{text}: write a moment as FILE@SECONDS, for example a.safetensors@0.4s") from None
+
+
+def interpolate(keys: Sequence[Key], frames: int, *, times: Sequence[float] | None = None,
+                path: Path = "linear") -> Motion:
+    """A motion of `frames` frames that passes through every key, first and last exactly.
+
+    times: when each key is reached, increasing; scaled to the result's length (default: evenly spaced).
+    path "spherical" turns f_mot's direction at constant speed and grows its length linearly.
+    """
+    _check(keys, frames, times)
+    codes = np.stack([_at(key.motion.f_mot, key) for key in keys])
+    places = np.stack([_at(key.motion.f_rts, key) for key in keys])
+    knots = np.arange(len(keys), dtype=np.float64) if times is None else np.asarray(times, dtype=np.float64)
+    position = np.interp(np.linspace(knots[0], knots[-1], frames), knots, np.arange(len(keys)))
+    segment = np.minimum(position.astype(int), len(keys) - 2)
+    alpha = (position - segment)[:, None]
+    blend = slerp if path == "spherical" else _lerp
+    first = keys[0].motion
+    return Motion(f_mot=blend(codes[segment], codes[segment + 1], alpha),
+                  f_rts=_lerp(places[segment], places[segment + 1], alpha), fps=first.fps, model=first.model)
+
+
+def slerp(a: np.ndarray, b: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """a, b [N,D], alpha [N,1] in [0,1] → [N,D]; (nearly) parallel, opposite or zero vectors are mixed linearly."""
+    length_a, length_b = np.linalg.norm(a, axis=1, keepdims=True), np.linalg.norm(b, axis=1, keepdims=True)
+    tiny = 1e-8
+    unit_a, unit_b = a / np.maximum(length_a, tiny), b / np.maximum(length_b, tiny)
+    angle = np.arccos(np.clip((unit_a * unit_b).sum(1, keepdims=True), -1, 1))
+    sine = np.sin(angle)
+    straight = sine < 1e-4
+    safe = np.where(straight, 1.0, sine)
+    turned = (np.sin((1 - alpha) * angle) * unit_a + np.sin(alpha * angle) * unit_b) / safe
+    return np.where(straight, _lerp(a, b, alpha), turned * _lerp(length_a, length_b, alpha))
+
+
+def _lerp(a: np.ndarray, b: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    return (1 - alpha) * a + alpha * b
+
+
+def _at(values: np.ndarray, key: Key) -> np.ndarray:
+    """The value at the key's moment [C], between frames by a straight line."""
+    position = key.seconds * key.motion.fps
+    before = int(np.floor(position + 1e-6))
+    after = min(before + 1, len(values) - 1)
+    return _lerp(values[before].astype(np.float64), values[after].astype(np.float64), max(position - before, 0.0))
+
+
+def _check(keys: Sequence[Key], frames: int, times: Sequence[float] | None) -> None:
+    if len(keys) < 2:
+        raise XNeMoError("interpolation needs at least two keys")
+    if frames < len(keys):
+        raise XNeMoError(f"{frames} frames cannot pass through {len(keys)} keys: ask for more frames")
+    first = keys[0].motion
+    for key in keys:
+        if not 0 <= key.seconds <= (len(key.motion) - 1) / key.motion.fps + 1e-6:
+            raise XNeMoError(f"the moment {key.seconds:g} s lies outside a motion of "
+                             f"{(len(key.motion) - 1) / key.motion.fps:g} s")
+        if key.motion.f_mot.shape[1] != first.f_mot.shape[1]:
+            raise XNeMoError(f"motions of widths {first.f_mot.shape[1]} and {key.motion.f_mot.shape[1]} "
+                             "cannot be mixed: extract both with one model")
+        if key.motion.model and first.model and key.motion.model != first.model:
+            raise XNeMoError(f"motions of models {first.model[:12]} and {key.motion.model[:12]} cannot be mixed: "
+                             "extract both with one model")
+    if times is not None and (len(times) != len(keys) or not np.all(np.diff(times) > 0)):
+        raise XNeMoError("times must hold one increasing number per key")
