@@ -1,0 +1,61 @@
+"""Aggregation of the synthetic protocol: hand-computed cases, invariance, and controls that can fail."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.evaluate import PARAMETERS, EvaluateConfig, aggregate, chosen, pooled_r, report
+
+
+def _row(clip, driver, result):
+    tracks = {
+        kind: dict.fromkeys(PARAMETERS, list(values))
+        for kind, values in (("driver", driver), ("result", result))
+    }
+    return {"clip": clip, "video": f"v{clip}.mp4", "driver_measured": tracks["driver"], **tracks}
+
+
+def test_a_result_that_copies_the_driver_scores_one():
+    track = np.sin(np.arange(30) / 4)
+    assert pooled_r([track], [3 * track + 7]) == pytest.approx(1.0)
+
+
+def test_a_result_that_does_not_move_scores_zero():
+    assert pooled_r([np.sin(np.arange(30.0))], [np.full(30, 4.0)]) == 0.0
+
+
+def test_the_offset_between_clips_does_not_count_as_motion():
+    # Without centring each clip, these two still clips of different heads would look perfectly correlated.
+    assert pooled_r([np.zeros(10), np.full(10, 5.0)], [np.zeros(10), np.full(10, 9.0)]) == 0.0
+
+
+def test_a_hand_computed_pool():
+    # centred: a = (-1, 1, -1, 1), b = (-1, 1, 1, -1) -> a·b = 0; then flip the second clip of b.
+    assert pooled_r([np.array([0.0, 2]), np.array([0.0, 2])], [np.array([0.0, 2]), np.array([2.0, 0])]) == 0.0
+    assert pooled_r([np.array([0.0, 2]), np.array([0.0, 2])], [np.array([0.0, 2]), np.array([0.0, 2])]) == 1.0
+
+
+@given(st.permutations(range(5)))
+def test_the_aggregate_does_not_depend_on_the_order_in_which_workers_finish(order):
+    random = np.random.default_rng(1)
+    rows = [_row(clip, random.normal(size=12), random.normal(size=12)) for clip in range(5)]
+    assert aggregate([rows[place] for place in order]) == aggregate(rows)
+
+
+def test_chance_is_measured_against_another_clips_motion():
+    random = np.random.default_rng(0)
+    tracks = random.normal(size=(6, 200))
+    summary = aggregate([_row(clip, track, track) for clip, track in enumerate(tracks)])
+    assert summary["roll"]["r"] == pytest.approx(1.0)
+    assert abs(summary["roll"]["chance"]) < 0.2
+
+
+def test_the_report_shows_the_worst_clip_beside_the_best():
+    track = np.sin(np.arange(20) / 3)
+    rows = [_row(0, track, track), _row(1, track, np.zeros(20)), _row(2, track, -track)]
+    assert [row["clip"] for row in chosen(rows, 3)] == [0, 1, 2]
+    assert [row["clip"] for row in chosen(rows, 2)] == [0, 2]
+    text = report(EvaluateConfig(model="m", output="o"), rows, aggregate(rows))
+    assert "v0.mp4" in text
+    assert "v2.mp4" in text
