@@ -1,4 +1,4 @@
-"""The `xnemo` command: one word per job, each a thin module of its own that also runs as `python -m jobs.<name>`.
+"""The `xnemo` command: one word per job, each a thin module that also runs as `python -m jobs.<name>`.
 
 Every command ends with exit code 0 only on success; an error is one sentence on standard error that says
 what, where and how to mend it (`--debug` shows the traceback).
@@ -44,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import difflib
 
         near = difflib.get_close_matches(word, COMMANDS, n=1)
-        print(
-            f"xnemo: no command {word!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr
-        )
+        print(f"xnemo: no command {word!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr)
         print("Run `xnemo --help` for the list.", file=sys.stderr)
         return USAGE_ERROR
     quiet_libraries()

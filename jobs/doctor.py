@@ -80,9 +80,7 @@ def python() -> Finding:
 def compiler() -> Finding:
     found = shutil.which(os.environ.get("CXX", "c++"))
     if not found:
-        return Finding(
-            "compiler", "fail", "no C++ compiler", "Debian: apt-get install g++ (DeepSpeed builds with it)"
-        )
+        return Finding("compiler", "fail", "no C++ compiler", "Debian: apt-get install g++ (DeepSpeed builds with it)")
     return Finding("compiler", "ok", found)
 
 
@@ -90,9 +88,7 @@ def layout() -> Finding:
     import platform
 
     if not hasattr(platform, "system"):
-        return Finding(
-            "layout", "fail", f"`import platform` finds {platform.__file__}", "delete platform/__init__.py"
-        )
+        return Finding("layout", "fail", f"`import platform` finds {platform.__file__}", "delete platform/__init__.py")
     return Finding("layout", "ok", "the standard library is not shadowed")
 
 
@@ -127,6 +123,7 @@ def memory() -> Finding:
 
 def video() -> Finding:
     import numpy as np
+
     from xnemo.media.video import read_frames, write_video
 
     with tempfile.TemporaryDirectory() as folder:
@@ -135,14 +132,13 @@ def video() -> Finding:
         write_video(path, iter(frames), fps=25)
         decoded = np.stack(list(read_frames(path)))
     if len(decoded) != 3 or abs(int(decoded[2].mean()) - 200) > 8:
-        return Finding(
-            "video", "fail", f"wrote 3 frames, read {len(decoded)}", "reinstall av and decord: make setup"
-        )
+        return Finding("video", "fail", f"wrote 3 frames, read {len(decoded)}", "reinstall av and decord: make setup")
     return Finding("video", "ok", "h264 written and read back")
 
 
 def faces() -> Finding:
     import numpy as np
+
     from xnemo.media.faces import detector
 
     found = detector()
@@ -178,9 +174,7 @@ def tracking(places: Settings) -> Finding:
     if uri.startswith("sqlite:///"):
         folder = next(path for path in Path(uri.removeprefix("sqlite:///")).parents if path.exists())
         if not os.access(folder, os.W_OK):
-            return Finding(
-                "mlflow", "fail", f"{folder} cannot be written", "set XNEMO_TRACKING_URI or XNEMO_HOME"
-            )
+            return Finding("mlflow", "fail", f"{folder} cannot be written", "set XNEMO_TRACKING_URI or XNEMO_HOME")
         return Finding("mlflow", "ok", uri)
     import requests
 
@@ -199,9 +193,7 @@ def gpu(needed: bool) -> Finding:
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         return Finding("gpu", "ok", names)
     mend = "install the NVIDIA driver and a CUDA build of torch" if needed else ""
-    return Finding(
-        "gpu", "fail" if needed else "ok", "none; everything runs on the CPU in the small shape", mend
-    )
+    return Finding("gpu", "fail" if needed else "ok", "none; everything runs on the CPU in the small shape", mend)
 
 
 if __name__ == "__main__":

@@ -89,20 +89,30 @@ def aggregate(rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, dict[s
 
 def pooled_r(driven: Sequence[Array], measured: Sequence[Array]) -> float:
     """Pearson's r over the frames of all clips, each clip's mean removed first; 0 where nothing moves."""
-    a = np.concatenate([np.asarray(track, float) - np.mean(track) for track in driven])
-    b = np.concatenate([np.asarray(track, float) - np.mean(track) for track in measured])
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / spread if spread > 1e-12 else 0.0
+    return float(_correlation(_products(driven, measured).sum(0)))
+
+
+def _products(driven: Sequence[Array], measured: Sequence[Array]) -> Array:
+    """[clips, 3]: per clip a·b, a·a and b·b of the centred tracks. Pooling is a sum over clips, so that a
+    bootstrap over clips needs nothing else."""
+    a = [np.asarray(track, float) - np.mean(track) for track in driven]
+    b = [np.asarray(track, float) - np.mean(track) for track in measured]
+    return np.array([[x @ y, x @ x, y @ y] for x, y in zip(a, b, strict=True)])
+
+
+def _correlation(sums: Array) -> Array:
+    """[..., 3] sums of products to [...] correlations."""
+    spread = np.sqrt(sums[..., 1] * sums[..., 2])
+    return np.divide(sums[..., 0], spread, out=np.zeros_like(spread), where=spread > 1e-12)
 
 
 def _aggregate_one(name: str, rows: Sequence[dict[str, Any]], seed: int) -> dict[str, float]:
     driven = [np.asarray(row["driver"][name]) for row in rows]
     result = [np.asarray(row["result"][name]) for row in rows]
     of_driver = [np.asarray(row["driver_measured"][name]) for row in rows]
-    random = np.random.default_rng(seed)
-    draws = random.integers(0, len(rows), (BOOTSTRAP, len(rows)))
-    samples = [pooled_r([driven[i] for i in draw], [result[i] for i in draw]) for draw in draws]
-    low, high = np.quantile(samples, [0.025, 0.975])
+    products = _products(driven, result)
+    draws = np.random.default_rng(seed).integers(0, len(rows), (BOOTSTRAP, len(rows)))
+    low, high = np.quantile(_correlation(products[draws].sum(1)), [0.025, 0.975])
     return {
         "r": pooled_r(driven, result),
         "r_low": float(low),
@@ -186,9 +196,7 @@ def _fingerprint(config: EvaluateConfig, model_folder: Path) -> str:
             f"{model_folder}: no model here (digests.json is missing); give a folder made by training or export."
         )
     settings = config.model_dump(exclude={"output", "workers", "clips", "videos", "model"})
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + digests.read_bytes()).hexdigest()[
-        :16
-    ]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + digests.read_bytes()).hexdigest()[:16]
 
 
 def _read_row(output: Path, index: int, key: str) -> dict[str, Any] | None:
@@ -224,9 +232,7 @@ def _write_report(
     (output / "summary.json").write_text(json.dumps(summary, indent=2))
 
 
-def report(
-    config: EvaluateConfig, rows: Sequence[dict[str, Any]], summary: dict[str, dict[str, float]]
-) -> str:
+def report(config: EvaluateConfig, rows: Sequence[dict[str, Any]], summary: dict[str, dict[str, float]]) -> str:
     """The page a person reads."""
     lines = [
         "# Motion transfer on unseen identities",

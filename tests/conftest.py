@@ -17,7 +17,11 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("xnemo", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("xnemo")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -19,18 +19,16 @@ LONGEST_FILE = 400
 
 
 def test_platform_is_a_source_root_and_never_a_package():
-    # With an __init__.py here, `import platform` finds this folder, Ray workers hang silently and `import ray` dies.
+    # With an __init__.py, `import platform` finds this folder: Ray workers hang silently, `import ray` dies.
     assert not (ROOT / "platform/__init__.py").exists()
 
 
 def test_no_module_shadows_the_standard_library():
     roots = [ROOT, *PACKAGES.values(), ROOT / "tests", ROOT / "platform"]
     modules = {path for root in roots for path in root.glob("*.py") if path.stem != "__init__"}
-    folders = {
-        path for root in roots for path in root.iterdir() if path.is_dir() and path != ROOT / "platform"
-    }
+    folders = {path for root in roots for path in root.iterdir() if path.is_dir() and path != ROOT / "platform"}
     names = {path.stem: path for path in modules | folders}
-    # Inside a package a clash is harmless until someone runs a file of it as a script, which puts its folder first.
+    # Inside a package a clash bites when a file of it is run as a script, which puts its folder first.
     assert not {name: str(path) for name, path in names.items() if name in sys.stdlib_module_names}
 
 
@@ -51,9 +49,7 @@ def test_a_file_is_one_idea_of_bounded_length(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_says_what_it_is(path):
     text = path.read_text()
-    assert not text.strip() or ast.get_docstring(ast.parse(text)), (
-        f"{path.relative_to(ROOT)} has no docstring"
-    )
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{path.relative_to(ROOT)} has no docstring"
 
 
 def test_importing_the_method_pulls_in_no_cluster_and_no_tracker():

@@ -10,8 +10,7 @@ from pipelines.evaluate import PARAMETERS, EvaluateConfig, aggregate, chosen, po
 
 def _row(clip, driver, result):
     tracks = {
-        kind: dict.fromkeys(PARAMETERS, list(values))
-        for kind, values in (("driver", driver), ("result", result))
+        kind: {name: list(values) for name in PARAMETERS} for kind, values in (("driver", driver), ("result", result))
     }
     return {"clip": clip, "video": f"v{clip}.mp4", "driver_measured": tracks["driver"], **tracks}
 
