@@ -1,0 +1,297 @@
+"""Video files in and out: probe with PyAV, decode with decord (PyAV where decord is wrong), write H.264.
+
+Which decoder reads a file is settled by its header, never by trial: decord is faster and resizes while it
+reads, but 0.6.0 knows no AV1 and repeats frames at the end of files with edit lists, and a rotated picture
+would be resized before it is turned. Those files, and any whose frame counts disagree, go to PyAV.
+
+Frames are uint8 RGB, HWC, with the container's rotation applied. Times are the container's own time stamps,
+in seconds from the first presented frame, so variable frame rates come out right.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from xnemo.errors import XNeMoError
+from xnemo.media.limits import LIMITS, Limits, MediaError
+
+# The demuxer is forced by the file's first bytes. Play lists (HLS, ffconcat) can name other files and
+# addresses, so no demuxer that follows references is ever reachable.
+_DEMUXERS = ((4, b"ftyp", "mov"), (4, b"moov", "mov"), (4, b"mdat", "mov"), (4, b"wide", "mov"),
+             (4, b"free", "mov"), (0, b"\x1a\x45\xdf\xa3", "matroska"), (8, b"AVI ", "avi"))
+_DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg"}
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Header facts. width, height: as presented, after rotation. frames: presented, counted by demuxing.
+
+    times: presentation time of each frame, seconds from the first one. decord: whether decord reads it right.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frames: int
+    duration: float
+    rotation: int
+    has_audio: bool
+    codec: str
+    decord: bool
+    times: np.ndarray = field(repr=False, compare=False)
+
+
+def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
+    """Read the header and the packet list, without decoding. Raises MediaError for a file outside `limits`,
+    not a video, cut short, or of a container that is not allowed (mp4/mov, webm/mkv and avi are)."""
+    import av
+
+    path = Path(path)
+    with open_container(path, limits) as container:
+        stream = next(iter(container.streams.video), None)
+        if stream is None:
+            raise MediaError("no_video", f"{path.name} has no picture track: give a video file")
+        codec = stream.codec_context
+        if codec.width * codec.height > limits.pixels or codec.width * codec.height == 0:
+            raise MediaError("too_large", f"{path.name} is {codec.width}x{codec.height}; at most "
+                             f"{limits.pixels} pixels per frame are read: scale it down first")
+        if stream.frames > limits.frames:
+            raise MediaError("too_long", f"{path.name} has {stream.frames} frames, more than {limits.frames}")
+        rotation = _rotation(container, stream)
+        try:
+            times, total = _presentation_times(container, stream, limits)
+        except av.error.FFmpegError as error:
+            raise MediaError("unreadable", f"{path.name} cannot be read: {error}") from error
+        return _info(path, container, stream, rotation, times, total, limits)
+
+
+def open_container(path: Path, limits: Limits):  # type: ignore[no-untyped-def]  # an av container
+    """Open for reading with the demuxer that the first bytes name, no other file or address reachable."""
+    import av
+
+    av.logging.set_level(None)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise MediaError("unreadable", f"{path} cannot be read: {error.strerror}") from error
+    if size > limits.bytes:
+        raise MediaError("too_large", f"{path.name} is {size >> 20} MiB, more than {limits.bytes >> 20}")
+    demuxer = next((name for at, magic, name in _DEMUXERS if head[at:at + len(magic)] == magic), None)
+    if demuxer is None:
+        raise MediaError("format", f"{path.name} is no mp4, mov, webm, mkv or avi file: convert it first")
+    try:
+        return av.open(str(path), format=demuxer, options={"protocol_whitelist": "file"})
+    except av.error.FFmpegError as error:
+        raise MediaError("unreadable", f"{path.name} cannot be opened: {error}") from error
+
+
+def _presentation_times(container, stream, limits: Limits) -> tuple[np.ndarray, int]:  # type: ignore[no-untyped-def]
+    """(sorted times in seconds of the presented frames, number of packets). Packets an edit list hides are
+    marked by the demuxer and are not presented."""
+    stamps, total = [], 0
+    for packet in container.demux(stream):
+        if packet.size == 0:
+            continue
+        total += 1
+        if total > limits.frames:
+            raise MediaError("too_long", f"the video has more than {limits.frames} frames: cut it first")
+        if not packet.is_discard and not packet.is_corrupt:
+            stamps.append(packet.pts if packet.pts is not None else packet.dts)
+    if any(stamp is None for stamp in stamps):  # raw streams in avi: count at the nominal rate
+        rate = stream.average_rate or 25
+        return np.arange(len(stamps)) / float(rate), total
+    return np.sort(np.asarray(stamps, np.float64)) * float(stream.time_base), total
+
+
+def _info(path: Path, container, stream, rotation: int, times: np.ndarray, total: int,  # type: ignore[no-untyped-def]
+          limits: Limits) -> VideoInfo:
+    if len(times) == 0:
+        raise MediaError("no_frames", f"{path.name} holds no frames")
+    declared = stream.frames
+    if declared and total < declared - 1:
+        raise MediaError("truncated", f"{path.name} promises {declared} frames and holds {total}: it is cut short")
+    times = times - times[0]
+    span = float(times[-1])
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(stream.average_rate or 25)
+    if step <= 0 and span <= 0:
+        raise MediaError("no_time", f"{path.name} has no time stamps: encode it again")
+    fps = (len(times) - 1) / span if span > 0 else 1 / step
+    duration = span + (step if step > 0 else 1 / fps)
+    codec = stream.codec_context
+    pixels = codec.width * codec.height * len(times)
+    if duration > limits.seconds or pixels > limits.total_pixels:
+        raise MediaError("too_long", f"{path.name} has {len(times)} frames in {duration:.0f} s; at most "
+                         f"{limits.seconds:.0f} s and {limits.total_pixels} pixels in all are read")
+    turned = rotation in (90, 270)
+    width, height = (codec.height, codec.width) if turned else (codec.width, codec.height)
+    plain = rotation == 0 and total == len(times) and declared in (0, total)
+    return VideoInfo(width, height, fps, len(times), duration, rotation, bool(container.streams.audio),
+                     codec.name, plain and codec.name in _DECORD_CODECS, times)
+
+
+def _rotation(container, stream) -> int:  # type: ignore[no-untyped-def]
+    """Degrees (0, 90, 180, 270) by which the decoded picture must be turned counter-clockwise."""
+    tag = stream.metadata.get("rotate")
+    if tag is not None and tag.lstrip("-").isdigit():
+        return -int(tag) % 360 // 90 * 90
+    # The display matrix travels with the first frame; decoding one frame is the only way PyAV shows it.
+    frame = next(container.decode(stream), None)
+    container.seek(0)
+    return 0 if frame is None else round(frame.rotation / 90) * 90 % 360
+
+
+def pick(times: np.ndarray, duration: float, fps: float | None, start: float = 0.0,
+         end: float | None = None) -> np.ndarray:
+    """Indices of the frames to show: at `fps`, for each tick start + k/fps the frame nearest in time; all of
+    [start, end) without `fps`. Sorted; frames repeat where the source is slower."""
+    end = duration if end is None else min(end, duration)
+    if fps is None:
+        return np.flatnonzero((times >= start - 1e-6) & (times < end - 1e-6))
+    ticks = start + np.arange(max(0, int(np.floor((end - start) * fps + 1e-3)))) / fps
+    after = np.clip(np.searchsorted(times, ticks), 1, len(times) - 1) if len(times) > 1 else ticks.astype(int) * 0
+    before = np.maximum(after - 1, 0)
+    return np.where(ticks - times[before] <= times[after] - ticks + 1e-9, before, after)
+
+
+def stream_frames(path: str | Path, *, fps: float | None = None, size: tuple[int, int] | None = None,
+                  max_side: int | None = None, start: float = 0.0, end: float | None = None,
+                  max_frames: int | None = None, limits: Limits = LIMITS,
+                  info: VideoInfo | None = None) -> Iterator[np.ndarray]:
+    """Yield the frames in order as batches uint8 [<=32, H, W, 3], in bounded memory, each decoded once.
+
+    fps: resample by time stamps. size: (width, height); max_side: shrink so that no side is longer. start,
+    end: seconds. Raises MediaError where frames are missing or damaged (`truncated`, `corrupt`).
+    """
+    info = info or probe(path, limits)
+    width, height = size or _shrunk(info, max_side)
+    wanted = pick(info.times, info.duration, fps, start, end)[:max_frames]
+    if len(wanted) == 0:
+        raise MediaError("no_frames", f"{Path(path).name} has no frames between {start} s and {end} s")
+    unique, position = np.unique(wanted, return_inverse=True)
+    read = _read_decord if info.decord else _read_pyav
+    done = 0
+    for first, frames in read(Path(path), info, unique, width, height, limits):
+        # `frames` are unique[first:first+n]; hand out every wanted position that falls into them
+        stop = int(np.searchsorted(position, first + len(frames)))
+        for at in range(done, stop, _BATCH):
+            yield frames[position[at:min(at + _BATCH, stop)] - first]
+        done = stop
+    if done != len(wanted):
+        raise MediaError("truncated", f"{Path(path).name}: {done} of {len(wanted)} frames could be decoded")
+
+
+def read_frames(path: str | Path, *, fps: float | None = None, size: tuple[int, int] | None = None,
+                max_side: int | None = None, start: float = 0.0, end: float | None = None,
+                max_frames: int | None = None, limits: Limits = LIMITS) -> np.ndarray:
+    """All frames at once, uint8 [F, H, W, 3]; arguments and errors as `stream_frames`."""
+    return np.concatenate(list(stream_frames(path, fps=fps, size=size, max_side=max_side, start=start,
+                                             end=end, max_frames=max_frames, limits=limits)))
+
+
+def _shrunk(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
+    scale = min(1.0, (max_side or max(info.width, info.height)) / max(info.width, info.height))
+    return max(1, round(info.width * scale)), max(1, round(info.height * scale))
+
+
+def _read_decord(path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int,
+                 limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+    import decord
+
+    try:
+        resize = {} if (width, height) == (info.width, info.height) else {"width": width, "height": height}
+        reader = decord.VideoReader(str(path), num_threads=1, **resize)
+        if len(reader) == info.frames:
+            for first in range(0, len(indices), _BATCH):
+                batch = reader.get_batch(indices[first:first + _BATCH].tolist()).asnumpy()
+                yield first, batch
+            return
+    except (RuntimeError, decord.DECORDError) as error:
+        cause = str(error).strip().splitlines()[0][-200:]
+        raise MediaError("corrupt", f"{path.name} is damaged: {cause}") from error
+    yield from _read_pyav(path, info, indices, width, height, limits)  # counts disagree: PyAV is right
+
+
+def _read_pyav(path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int,
+               limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+    import av
+
+    turned = info.rotation in (90, 270)
+    shape = {"width": height, "height": width} if turned else {"width": width, "height": height}
+    batch: list[np.ndarray] = []
+    first = number = 0
+    with open_container(path, limits) as container:
+        stream = container.streams.video[0]
+        try:
+            for number, frame in enumerate(container.decode(stream)):
+                if first + len(batch) == len(indices):
+                    break
+                if number == indices[first + len(batch)]:
+                    picture = frame.reformat(**shape, format="rgb24", interpolation="AREA").to_ndarray()
+                    batch.append(np.rot90(picture, info.rotation // 90))
+                if len(batch) == _BATCH:
+                    yield first, np.stack(batch)
+                    first, batch = first + len(batch), []
+        except av.error.FFmpegError as error:
+            raise MediaError("corrupt", f"{path.name} is damaged near frame {number}: {error}") from error
+    if batch:
+        yield first, np.stack(batch)
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, audio_from: str | Path | None = None,
+                crf: int = 18, metadata: Mapping[str, str] | None = None) -> Path:
+    """Write frames (an iterable of uint8 RGB [H, W, 3], used as they come) as H.264 mp4, yuv420p, faststart.
+
+    audio_from: a file whose sound is taken along as AAC, cut to the picture's length. crf: x264 quality,
+    lower is better. An odd width or height is padded by its last column or row, since yuv420p needs even
+    sides. The file appears under `path` only when it is whole. Raises XNeMoError without frames.
+    """
+    import av
+
+    path = Path(path)
+    iterator = iter(frames)
+    head = next(iterator, None)
+    if head is None:
+        raise XNeMoError(f"{path} would hold no frames: nothing was written")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}) as out:
+            out.metadata.update(metadata or {})
+            _write_streams(out, chain([head], iterator), head.shape, fps, crf, audio_from)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _write_streams(out, frames: Iterator[np.ndarray], shape: tuple[int, ...], fps: float,  # type: ignore[no-untyped-def]
+                   crf: int, audio_from: str | Path | None) -> None:
+    import av
+
+    from xnemo.media import sound
+
+    rate = Fraction(fps).limit_denominator(1001)
+    picture = out.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+    picture.height, picture.width, picture.pix_fmt = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2, "yuv420p"
+    # streams must be declared before the first packet; the sound itself follows once the length is known
+    voice = sound.sound_stream(out, audio_from) if audio_from is not None else None
+    count = 0
+    for count, frame in enumerate(frames, 1):
+        if frame.shape != shape or frame.dtype != np.uint8:
+            raise XNeMoError(f"frame {count - 1} is {frame.dtype} {frame.shape}, the first is uint8 {shape}: "
+                             "all frames of a video need one size")
+        padded = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), "edge")
+        out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")))
+    out.mux(picture.encode(None))
+    if voice is not None and audio_from is not None:
+        sound.mux_sound(out, voice, sound.read_sound(audio_from, 0.0, count / float(rate),
+                                                     layout=voice.codec_context.layout.name))
