@@ -33,8 +33,10 @@ class UNetConfig(Strict):
             raise ValueError(f"attention needs one entry per level: {len(self.channels)}")
         for width in self.channels:
             if width % self.heads or width % self.norm_groups or width % 2:
-                raise ValueError(f"channels: {width} must be even, a multiple of heads ({self.heads}) "
-                                 f"and of norm_groups ({self.norm_groups})")
+                raise ValueError(
+                    f"channels: {width} must be even, a multiple of heads ({self.heads}) "
+                    f"and of norm_groups ({self.norm_groups})"
+                )
         return self
 
 
@@ -127,8 +129,10 @@ class ModelConfig(Strict):
             raise ValueError("image_encoder.projection_dim must equal unet.context_dim")
         step = self.codec.factor << (len(self.unet.channels) - 1)
         if self.image_size % step:
-            raise ValueError(f"image_size {self.image_size} must be a multiple of {step}: "
-                             "codec.factor, doubled at each further UNet level")
+            raise ValueError(
+                f"image_size {self.image_size} must be a multiple of {step}: "
+                "codec.factor, doubled at each further UNet level"
+            )
         return self
 
     @property
@@ -146,13 +150,34 @@ class ModelConfig(Strict):
         return cls(
             image_size=64,
             codec=CodecConfig(kind="patches", factor=4, channels=48, scaling=1.0),
-            unet=UNetConfig(in_channels=48, channels=(64, 96, 128), layers_per_block=1,
-                            attention=(True, True, True), heads=4, norm_groups=8, context_dim=32),
-            motion_encoder=MotionEncoderConfig(kind="small", image_size=64, widths=(24, 48, 96), maps=8,
-                                               attention_dim=96, attention_heads=4, f_mot=128,
-                                               rts_hidden=16, dropout=0.0),
+            unet=UNetConfig(
+                in_channels=48,
+                channels=(64, 96, 128),
+                layers_per_block=1,
+                attention=(True, True, True),
+                heads=4,
+                norm_groups=8,
+                context_dim=32,
+            ),
+            motion_encoder=MotionEncoderConfig(
+                kind="small",
+                image_size=64,
+                widths=(24, 48, 96),
+                maps=8,
+                attention_dim=96,
+                attention_heads=4,
+                f_mot=128,
+                rts_hidden=16,
+                dropout=0.0,
+            ),
             image_encoder=None,
             schedule=ScheduleConfig(prediction="sample"),
-            gan=GanConfig(image_size=64, appearance="small", appearance_dim=128, base_size=4,
-                          channels=(64, 64, 64, 48, 32), discriminator_channels=(32, 64, 96, 128)),
+            gan=GanConfig(
+                image_size=64,
+                appearance="small",
+                appearance_dim=128,
+                base_size=4,
+                channels=(64, 64, 64, 48, 32),
+                discriminator_channels=(32, 64, 96, 128),
+            ),
         )

@@ -1,0 +1,149 @@
+"""The denoiser: at each position ResNet, spatial transformer, motion module, temporal module (released code).
+
+What a clip's steps share is computed once by `prepare` and passed to `denoise` as a value: the keys and values of
+the reference's and the motion tokens, and what the one image token adds. This changes no result, only when it is
+computed; `forward` is the two in a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xnemo.attention import KeysValues
+from xnemo.config import ModelConfig
+from xnemo.errors import XNeMoError
+from xnemo.motion_attention import MotionModule
+from xnemo.reference_attention import Bank, SpatialTransformer, keep
+from xnemo.temporal import TemporalModule
+from xnemo.unet import Level, UNet
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Everything the denoiser is told besides the noisy latents; independent of the timestep."""
+
+    image: dict[str, Tensor]  # transformer name -> [B, 1, C]
+    reference: dict[str, KeysValues]  # transformer name -> [B, K, C] each; empty: the null reference
+    motion: dict[str, list[KeysValues]]  # motion module name -> [B, F or 1, L, C] each; empty: no motion
+
+    def frames(self, ids: Tensor) -> Conditions:
+        """The same conditions for a window: motion of the frames `ids` [f] only."""
+        motion = {
+            name: [(k, v) if k.shape[1] == 1 else (k[:, ids], v[:, ids]) for k, v in pairs]
+            for name, pairs in self.motion.items()
+        }
+        return replace(self, motion=motion)
+
+
+class Denoiser(UNet):
+    """SD-1.5 shape with motion and temporal modules."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.unet)
+        heads, groups = config.unet.heads, config.unet.norm_groups
+        everywhere = config.motion_positions == "release21"
+        for _, level in self.levels():
+            level.motion_modules = nn.ModuleList(
+                MotionModule(level.width, heads, groups, config.motion_token_dim)
+                for _ in range(level.positions if everywhere else len(level.attentions))
+            )
+            level.temporal_modules = nn.ModuleList(
+                TemporalModule(level.width, heads, groups, config.temporal_max_len) for _ in range(level.positions)
+            )
+        self.conv_norm_out = nn.GroupNorm(groups, config.unet.channels[0], eps=1e-5)
+        self.conv_out = nn.Conv2d(config.unet.channels[0], config.unet.in_channels, 3, padding=1)
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor | int,
+        context: Tensor,
+        motion: Tensor | None,
+        reference: Bank | None = None,
+        kept: dict[str, Tensor] | None = None,
+        use_motion: bool = True,
+        use_temporal: bool = True,
+    ) -> Tensor:
+        """One prediction [B, C, F, h, w].
+
+        latents [B, C, F, h, w]; timestep a number or [B]; context [B, 1, d]; motion [B, F or 1, L, c] (1: the same
+        for all frames); reference: the bank, [B, ...], or None for the null reference; kept: the token ids [B, K]
+        of `kept_tokens`, or None to read all; use_motion / use_temporal: whether those modules run at all.
+        """
+        conditions = self.prepare(context, motion if use_motion else None, reference, kept)
+        return self.denoise(latents, timestep, conditions, use_temporal)
+
+    def prepare(
+        self,
+        context: Tensor,
+        motion: Tensor | None,
+        reference: Bank | None = None,
+        kept: dict[str, Tensor] | None = None,
+    ) -> Conditions:
+        """What every step of a clip shares; arguments as in `forward`, motion None to bypass the motion modules."""
+        transformers = dict(self.transformers())
+        bank = keep(reference, kept) if reference is not None else {}
+        if bank and bank.keys() != transformers.keys():
+            raise XNeMoError("the reference's blocks are not the denoiser's: they come from another configuration")
+        return Conditions(
+            image={name: t.block.image_vector(context) for name, t in transformers.items()},
+            reference={name: transformers[name].block.attn1.keys_values(tokens) for name, tokens in bank.items()},
+            motion={} if motion is None else {n: m.keys_values(motion) for n, m in self.motion_modules()},
+        )
+
+    def motion_modules(self) -> list[tuple[str, MotionModule]]:
+        return [(name, module) for name, module in self.named_modules() if isinstance(module, MotionModule)]
+
+    def denoise(
+        self, latents: Tensor, timestep: Tensor | int, conditions: Conditions, use_temporal: bool = True
+    ) -> Tensor:
+        """latents [B, C, F, h, w], timestep a number or [B] -> prediction [B, C, F, h, w]."""
+        frames = latents.shape[2]
+        x = latents.transpose(1, 2).flatten(0, 1)  # [(B F), C, h, w]
+        time = self.embed_time(torch.as_tensor(timestep, device=latents.device).reshape(-1))
+        if len(time) > 1:  # one time for all: a single row serves every frame
+            time = time.repeat_interleave(frames, dim=0)
+
+        def visit(name: str, level: Level, index: int, x: Tensor, time: Tensor) -> Tensor:
+            return self.run(self._position, name, level, index, x, time, frames, conditions, use_temporal)
+
+        x = self.walk(x, time, visit)
+        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return x.unflatten(0, (-1, frames)).transpose(1, 2)
+
+    def _position(
+        self,
+        name: str,
+        level: Level,
+        index: int,
+        x: Tensor,
+        time: Tensor,
+        frames: int,
+        conditions: Conditions,
+        use_temporal: bool,
+    ) -> Tensor:
+        x = level.resnets[index](x, time)
+        if level.attentions:
+            key = f"{name}.attentions.{index}.transformer_blocks.0"
+            transformer = level.attentions[index]
+            assert isinstance(transformer, SpatialTransformer)
+            image = per_frame(conditions.image[key][:, None], frames)
+            keys, values = conditions.reference.get(key, (None, None))
+            read = None if keys is None else (per_frame(keys[:, None], frames), per_frame(values[:, None], frames))
+            x, _ = transformer(x, image, read)
+        key = f"{name}.motion_modules.{index}"
+        if key in conditions.motion:
+            pairs = [(per_frame(keys, frames), per_frame(values, frames)) for keys, values in conditions.motion[key]]
+            x = level.motion_modules[index](x, pairs)
+        if use_temporal:
+            x = level.temporal_modules[index](x, frames)
+        return x
+
+
+def per_frame(x: Tensor, frames: int) -> Tensor:
+    """[B, F or 1, L, C] -> [(B F), L, C]."""
+    return x.expand(-1, frames, -1, -1).flatten(0, 1)

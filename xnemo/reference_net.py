@@ -1,0 +1,43 @@
+"""The reference net: a UNet run once on the clean reference latent for the tokens it leaves (paper section 3.1)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from xnemo.reference_attention import Bank, SpatialTransformer
+from xnemo.unet import Level, UNet
+
+
+class ReferenceNet(UNet):
+    """SD-1.5 shape without output layers. What follows the last stored tokens is dead: see `unused`."""
+
+    def forward(self, latents: Tensor, context: Tensor) -> Bank:
+        """latents [B, C, h, w], context [B, 1, d] -> {block name: tokens [B, L, C]} at timestep 0.
+
+        The tokens are those after `norm1`, before self-attention, of every spatial transformer.
+        """
+        bank: Bank = {}
+        *_, last = (name for name, _ in self.transformers())
+
+        def visit(name: str, level: Level, index: int, x: Tensor, time: Tensor) -> Tensor:
+            x = self.run(level.resnets[index], x, time)
+            if level.attentions:
+                transformer = level.attentions[index]
+                assert isinstance(transformer, SpatialTransformer)
+                key = f"{name}.attentions.{index}.transformer_blocks.0"
+                if key == last:
+                    bank[key] = transformer.block.norm1(transformer.tokens(x))
+                else:
+                    x, bank[key] = self.run(transformer, x, transformer.block.image_vector(context))
+            return x
+
+        self.walk(latents, self.embed_time(latents.new_zeros(1)), visit)
+        return bank
+
+    def unused(self) -> set[str]:
+        """Names of parameters that never receive a gradient."""
+        *_, (name, _) = self.transformers()
+        last = name.removesuffix("transformer_blocks.0")
+        live = (f"{last}norm.", f"{last}proj_in.", f"{name}.norm1.")
+        behind = {n for n, _ in self.named_parameters() if n.startswith(last) and not n.startswith(live)}
+        return behind | super().unused()

@@ -1,0 +1,143 @@
+"""The SD-1.5-shaped skeleton under the reference net and the denoiser; block names as in the released checkpoints.
+
+Frames are folded into the batch: everything here sees images [N, C, H, W].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, Protocol
+
+import torch
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xnemo.config import UNetConfig
+from xnemo.reference_attention import SpatialTransformer
+
+
+class Level(nn.Module):
+    """The parts of one resolution: ResNets (one per entry of `ins`), their transformers, and the resampler."""
+
+    def __init__(
+        self, config: UNetConfig, ins: Sequence[int], width: int, transformers: int, resample: str = ""
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.resnets = nn.ModuleList(
+            ResnetBlock2D(
+                in_channels=channels,
+                out_channels=width,
+                temb_channels=4 * config.channels[0],
+                groups=config.norm_groups,
+                eps=1e-5,
+            )
+            for channels in ins
+        )
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(width, config.heads, config.norm_groups, config.context_dim) for _ in range(transformers)
+        )
+        # `name="op"` keeps diffusers from registering the one convolution twice
+        if resample == "down":
+            self.downsamplers = nn.ModuleList([Downsample2D(width, use_conv=True, name="op")])
+        elif resample == "up":
+            self.upsamplers = nn.ModuleList([Upsample2D(width, use_conv=True)])
+
+    @property
+    def positions(self) -> int:
+        """Places after which transformers and inserted modules stand (the middle's second ResNet is none)."""
+        return len(self.attentions) or len(self.resnets)
+
+
+class Visit(Protocol):
+    """Runs one position of a level: its ResNet and whatever follows."""
+
+    def __call__(self, name: str, level: Level, index: int, x: Tensor, time: Tensor) -> Tensor: ...
+
+
+class UNet(nn.Module):
+    """conv_in, time embedding, down, middle and up levels. `walk` runs them; what happens at a position is given.
+
+    `checkpointing = True` recomputes the activations of each position in the backward pass.
+    """
+
+    checkpointing = False
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        widths, depth = config.channels, config.layers_per_block
+        last = len(widths) - 1
+        self.config = config
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0])
+
+        skips = [widths[0]]
+        self.down_blocks = nn.ModuleList()
+        for i, width in enumerate(widths):
+            ins = [skips[-1]] + [width] * (depth - 1)
+            resample = "down" if i < last else ""
+            self.down_blocks.append(Level(config, ins, width, depth * config.attention[i], resample))
+            skips += [width] * (depth + (i < last))
+        self.mid_block = Level(config, [widths[-1]] * 2, widths[-1], 1)
+        self.up_blocks = nn.ModuleList()
+        previous = widths[-1]
+        for i, width in reversed(list(enumerate(widths))):
+            ins = [skips.pop() + (previous if j == 0 else width) for j in range(depth + 1)]
+            self.up_blocks.append(Level(config, ins, width, (depth + 1) * config.attention[i], "up" if i else ""))
+            previous = width
+
+    def levels(self) -> Iterator[tuple[str, Level]]:
+        """All levels with their names, in the order data passes them."""
+        down = ((f"down_blocks.{i}", level) for i, level in enumerate(self.down_blocks))
+        up = ((f"up_blocks.{i}", level) for i, level in enumerate(self.up_blocks))
+        yield from chain(down, [("mid_block", self.mid_block)], up)  # type: ignore[misc]
+
+    def transformers(self) -> Iterator[tuple[str, SpatialTransformer]]:
+        """All spatial transformers under the names their stored tokens bear."""
+        for name, level in self.levels():
+            for j, transformer in enumerate(level.attentions):
+                yield f"{name}.attentions.{j}.transformer_blocks.0", transformer  # type: ignore[misc]
+
+    def unused(self) -> set[str]:
+        """Names of parameters that never receive a gradient: the queries over one token, and the like."""
+        return {
+            f"{name}.{part}"
+            for name, _ in self.transformers()
+            for part in ("norm2.weight", "norm2.bias", "attn2.to_q.weight", "attn2.to_k.weight")
+        }
+
+    def embed_time(self, timestep: Tensor) -> Tensor:
+        """timestep [N] -> [N, 4 * channels[0]]."""
+        waves = get_timestep_embedding(timestep, self.config.channels[0], flip_sin_to_cos=True, downscale_freq_shift=0)
+        return self.time_embedding(waves.to(self.conv_in.weight.dtype))
+
+    def run(self, position: Callable[..., Any], *inputs: Any) -> Any:
+        """position(*inputs), which must be pure, with its activations kept or recomputed."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(position, *inputs, use_reentrant=False)
+        return position(*inputs)
+
+    def walk(self, x: Tensor, time: Tensor, visit: Visit) -> Tensor:
+        """x [N, in_channels, H, W], time [N or 1, D] -> [N, channels[0], H, W]."""
+        x = self.conv_in(x)
+        skips = [x]
+        for i, level in enumerate(self.down_blocks):
+            for j in range(len(level.resnets)):
+                x = visit(f"down_blocks.{i}", level, j, x, time)
+                skips.append(x)
+            if hasattr(level, "downsamplers"):
+                x = level.downsamplers[0](x)
+                skips.append(x)
+        x = visit("mid_block", self.mid_block, 0, x, time)
+        x = self.mid_block.resnets[1](x, time)
+        for i, level in enumerate(self.up_blocks):
+            for j in range(len(level.resnets)):
+                x = visit(f"up_blocks.{i}", level, j, torch.cat([x, skips.pop()], dim=1), time)
+            if hasattr(level, "upsamplers"):
+                x = level.upsamplers[0](x, skips[-1].shape[-2:])
+        return x
