@@ -54,13 +54,13 @@ class ImageEncoderConfig(Strict):
 
 
 class CodecConfig(Strict):
-    """Images to latents: the SVD temporal-decoder VAE, the SD VAE, or linear patches (nothing to train)."""
+    """Images to latents: the SVD temporal-decoder VAE, the SD VAE, a small VAE trained here, or linear patches."""
 
-    kind: Literal["svd", "sd", "patches"] = "svd"
+    kind: Literal["svd", "sd", "conv", "patches"] = "svd"
     factor: int = 8  # pixels per latent cell, each way
     channels: int = 4
     scaling: float = 0.18215
-    widths: tuple[int, ...] = (128, 256, 512, 512)  # VAEs only
+    widths: tuple[int, ...] = (128, 256, 512, 512)  # VAEs only; "conv": one per halving, log2(factor) of them
     layers_per_block: int = 2  # VAEs only
 
 
@@ -77,6 +77,7 @@ class MotionEncoderConfig(Strict):
     attention_heads: int = 8
     hourglass_depth: int = 4  # fan only
     dropout: float = 0.5  # on the hourglass skips, training only
+    latent_dropout: float = 0.0  # on f_mot, training only
 
 
 class ScheduleConfig(Strict):
