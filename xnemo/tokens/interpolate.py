@@ -11,7 +11,7 @@ import numpy as np
 from xnemo.errors import XNeMoError
 from xnemo.tokens.motion_file import Motion
 
-Path = Literal["linear", "spherical"]
+Curve = Literal["linear", "spherical"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ def parse_key(text: str) -> tuple[str, float]:
 
 
 def interpolate(keys: Sequence[Key], frames: int, *, times: Sequence[float] | None = None,
-                path: Path = "linear") -> Motion:
+                curve: Curve = "linear") -> Motion:
     """A motion of `frames` frames that passes through every key, first and last exactly.
 
     times: when each key is reached, increasing; scaled to the result's length (default: evenly spaced).
-    path "spherical" turns f_mot's direction at constant speed and grows its length linearly.
+    curve "spherical" turns f_mot's direction at constant speed and grows its length linearly.
     """
     _check(keys, frames, times)
     codes = np.stack([_at(key.motion.f_mot, key) for key in keys])
@@ -47,7 +47,7 @@ def interpolate(keys: Sequence[Key], frames: int, *, times: Sequence[float] | No
     position = np.interp(np.linspace(knots[0], knots[-1], frames), knots, np.arange(len(keys)))
     segment = np.minimum(position.astype(int), len(keys) - 2)
     alpha = (position - segment)[:, None]
-    blend = slerp if path == "spherical" else _lerp
+    blend = slerp if curve == "spherical" else _lerp
     first = keys[0].motion
     return Motion(f_mot=blend(codes[segment], codes[segment + 1], alpha),
                   f_rts=_lerp(places[segment], places[segment + 1], alpha), fps=first.fps, model=first.model)
@@ -60,13 +60,13 @@ def slerp(a: np.ndarray, b: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     unit_a, unit_b = a / np.maximum(length_a, tiny), b / np.maximum(length_b, tiny)
     angle = np.arccos(np.clip((unit_a * unit_b).sum(1, keepdims=True), -1, 1))
     sine = np.sin(angle)
-    straight = sine < 1e-4
+    straight = (sine < 1e-4) | (alpha == 0) | (alpha == 1)  # the ends are exact
     safe = np.where(straight, 1.0, sine)
     turned = (np.sin((1 - alpha) * angle) * unit_a + np.sin(alpha * angle) * unit_b) / safe
     return np.where(straight, _lerp(a, b, alpha), turned * _lerp(length_a, length_b, alpha))
 
 
-def _lerp(a: np.ndarray, b: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def _lerp(a: np.ndarray, b: np.ndarray, alpha: np.ndarray | float) -> np.ndarray:
     return (1 - alpha) * a + alpha * b
 
 
