@@ -35,9 +35,14 @@ class ReferenceNet(UNet):
         return bank
 
     def unused(self) -> set[str]:
-        """Names of parameters that never receive a gradient."""
-        *_, (name, _) = self.transformers()
-        last = name.removesuffix("transformer_blocks.0")
-        live = (f"{last}norm.", f"{last}proj_in.", f"{name}.norm1.")
-        behind = {n for n, _ in self.named_parameters() if n.startswith(last) and not n.startswith(live)}
+        """Names of parameters that never receive a gradient: also all that runs after the last stored tokens."""
+        *_, (last, _) = self.transformers()
+        block, index = last.removesuffix(".transformer_blocks.0").split(".attentions.")
+        attention = f"{block}.attentions.{index}."
+        live = (f"{attention}norm.", f"{attention}proj_in.", f"{last}.norm1.")
+        names = [name for name, _ in self.levels()]
+        later = [f"{name}." for name in names[names.index(block) + 1 :]]
+        later += [f"{block}.resnets.{j}." for j in range(int(index) + 1, self.config.layers_per_block + 1)]
+        dead = (attention, f"{block}.upsamplers.", *later)
+        behind = {n for n, _ in self.named_parameters() if n.startswith(dead) and not n.startswith(live)}
         return behind | super().unused()

@@ -1,0 +1,58 @@
+"""The recorded networks' rules and shape, shared by the tests that compare against them."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from xnemo.config import CodecConfig, ImageEncoderConfig, ModelConfig, UNetConfig
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def golden_fill(goldens: Path) -> Callable[[nn.Module], nn.Module]:
+    """Gives a module the weights of the recorded networks: each a function of its name."""
+    rules = _module(goldens / "golden_rules.py")
+
+    def fill(module: nn.Module) -> nn.Module:
+        module.load_state_dict(rules.fill_(module.state_dict()))
+        return module.eval()
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def recorded(goldens: Path) -> Callable[[str], dict[str, Tensor]]:
+    """Reads one file of recorded inputs and outputs."""
+
+    def read(name: str) -> dict[str, Tensor]:
+        with np.load(goldens / f"{name}.npz") as arrays:
+            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    """The shape of the recorded networks: the released one with narrow UNets, VAE and CLIP tower."""
+    return ModelConfig(
+        image_size=512,
+        codec=CodecConfig(widths=(32, 32, 32, 32), layers_per_block=1),
+        unet=UNetConfig(channels=(32, 64, 128, 128), layers_per_block=1, context_dim=32),
+        image_encoder=ImageEncoderConfig(
+            patch_size=32, width=32, layers=2, heads=4, feed_forward=64, projection_dim=32
+        ),
+    )
