@@ -58,7 +58,7 @@ def test_debug_shows_the_traceback():
 
 
 def test_a_missing_file_is_named(capsys):
-    assert cli.run(lambda _argv: open("nowhere.png") and 0, []) == 1
+    assert cli.run(lambda _argv: Path("nowhere.png").read_bytes() and 0, []) == 1
     assert "nowhere.png" in capsys.readouterr().err
 
 
