@@ -1,0 +1,90 @@
+"""The result of an animation: frames, their rate, and the sound that goes with them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xnemo.media import provenance
+from xnemo.media.images import resize
+from xnemo.media.video import write_video
+
+
+@dataclass(frozen=True)
+class Clip:
+    """frames: uint8 RGB [F,H,W,3]. fps: frames per second. audio: a media file whose sound belongs to the frames
+    from its time `audio_start` (seconds) on, or None. model: what made it, for the note in the file."""
+
+    frames: np.ndarray
+    fps: float
+    audio: Path | None = None
+    audio_start: float = 0.0
+    model: str = ""
+
+    def save(self, path: str | Path, provenance: bool = True, *, label: bool = False, crf: int = 18) -> Path:
+        """Write an H.264 mp4 with its sound; see `save_frames`."""
+        return save_frames(path, self.frames, self.fps, audio=self.audio, audio_start=self.audio_start,
+                           model=self.model, marks=provenance, label=label, crf=crf)
+
+
+def save_frames(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, audio: Path | None = None,
+                audio_start: float = 0.0, model: str = "", marks: bool = True, label: bool = False,
+                crf: int = 18) -> Path:
+    """Write frames uint8 RGB [H,W,3], as they come, as an H.264 mp4 with its sound; returns the path.
+
+    Frames under 256 pixels are enlarged to it: players show them badly, and compression would wash the marks
+    out. marks: watermark and note in the file. label: also a visible label. crf: x264 quality, lower is better.
+    """
+    enlarged = map(_enlarge, frames)
+    marked = provenance.mark(enlarged, visible=label) if marks else enlarged
+    metadata = provenance.note(model) if marks else {}
+    with _sound(audio, audio_start) as sound:
+        return write_video(path, marked, fps, audio_from=sound, crf=crf, metadata=metadata)
+
+
+def side_by_side(portrait: np.ndarray, driving: Iterable[np.ndarray], result: Iterable[np.ndarray],
+                 ) -> Iterator[np.ndarray]:
+    """Frames [H,W',3]: portrait | driving | result, brought to the result's height (at least 256). Streams.
+
+    portrait uint8 RGB [h,w,3]; driving and result: frames uint8 RGB; the longer of them is cut.
+    """
+    left: np.ndarray | None = None
+    for driver, frame in zip(driving, result, strict=False):
+        frame = _enlarge(frame)
+        left = _to_height(portrait, len(frame)) if left is None else left
+        yield np.concatenate([left, _to_height(driver, len(frame)), frame], axis=1)
+
+
+def _enlarge(frame: np.ndarray) -> np.ndarray:
+    height, width = frame.shape[:2]
+    scale = provenance.SMALLEST / min(height, width)
+    return frame if scale <= 1 else resize(frame, round(width * scale), round(height * scale))
+
+
+def _to_height(frame: np.ndarray, height: int) -> np.ndarray:
+    return frame if len(frame) == height else resize(frame, round(frame.shape[1] * height / len(frame)), height)
+
+
+@contextmanager
+def _sound(audio: Path | None, start: float) -> Iterator[Path | None]:
+    """A file whose sound begins at `start` of `audio`: the file itself, or a temporary one."""
+    if audio is None or start <= 0:
+        yield audio
+        return
+    import av
+
+    from xnemo.media.sound import mux_sound, read_sound, sound_stream
+
+    with tempfile.TemporaryDirectory(prefix="xnemo-sound-") as folder:
+        path = Path(folder) / "sound.m4a"
+        with av.open(str(path), "w", format="mp4") as out:
+            stream = sound_stream(out, audio)
+            if stream is not None:
+                layout = stream.codec_context.layout.name
+                mux_sound(out, stream, read_sound(audio, start, float(1 << 20), layout=layout))
+        yield path if stream is not None else None

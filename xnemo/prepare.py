@@ -1,0 +1,200 @@
+"""What an animation takes from its pictures: the face in each, its crops, and how the head moves. No networks but
+the face detector (paper section 3.3; released code: crops of 2.0 and 1.1 times the face box)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from xnemo import crops
+from xnemo.config import ModelConfig
+from xnemo.errors import XNeMoError
+from xnemo.media.faces import Face, FaceDetector
+from xnemo.media.faces import detector as default_detector
+from xnemo.media.images import read_image
+from xnemo.media.limits import LIMITS, Limits, MediaError
+from xnemo.media.video import probe, stream_frames
+from xnemo.tokens.motion_file import still_rts
+
+HeadMotion = Literal["relative", "still", "absolute"]
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total), stages "faces", "motion", "steps", "frames", in that order."""
+
+MAX_GAP_S = 0.5  # a face lost for longer is refused: what it did meanwhile would be invented
+MAX_JUMP = 0.75  # of the box side, per frame: farther away is another face
+READ_SIDE = 1280  # driving frames are read no larger: their faces are cut to 224 pixels or less
+SIGMA_S = 0.2  # smoothing of the boxes in seconds: 5 frames at 25 fps (released code)
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """box [4]: the face in the picture's pixels. reference uint8 [S,S,3]: 2.0 × square around it. face uint8 [M,M,3]:
+    its 1.1 × square, for the null motion. size: (width, height) of the picture."""
+
+    box: np.ndarray
+    reference: np.ndarray
+    face: np.ndarray
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Driving:
+    """A driving video whose face is known in every frame; the frames themselves are read when needed.
+
+    boxes [F,4]: smoothed, in pixels of the frames as `frames` gives them. f_rts float32 [F,3] (Δy, Δx, s).
+    """
+
+    path: Path
+    boxes: np.ndarray
+    f_rts: np.ndarray
+    fps: float
+    start: float
+    has_audio: bool
+    limits: Limits
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Batches of the frames, uint8 [n,H,W,3]."""
+        yield from stream_frames(self.path, fps=self.fps, max_side=READ_SIDE, start=self.start, max_frames=len(self),
+                                 limits=self.limits)
+
+    def faces(self, size: int) -> Iterator[np.ndarray]:
+        """Batches of the face crops for the motion encoder, uint8 [n,size,size,3]."""
+        squares, done = crops.square(self.boxes, crops.MOTION_SCALE), 0
+        for frames in self.frames():
+            yield cut(frames, squares[done : done + len(frames)], size)
+            done += len(frames)
+
+
+def prepare_portrait(
+    source: str | Path | bytes | np.ndarray,
+    config: ModelConfig,
+    detector: FaceDetector | None = None,
+    face: int | None = None,
+    limits: Limits = LIMITS,
+) -> Portrait:
+    """Find the face and cut its crops. Raises MediaError (`no_face`, `no_such_face`, …)."""
+    image = source if isinstance(source, np.ndarray) else read_image(source, limits=limits)
+    faces = sorted((detector or default_detector()).detect(image), key=_side, reverse=True)
+    if not faces:
+        raise MediaError("no_face", "no face was found in the portrait: give a picture that shows one from the front")
+    if not 0 <= (face or 0) < len(faces):
+        raise MediaError("no_such_face", f"face {face} was asked for, but the portrait shows {len(faces)}: "
+                         f"give 0 (the largest) to {len(faces) - 1}")
+    box = np.asarray(faces[face or 0].box, dtype=np.float64)
+    height, width = image.shape[:2]
+    reference = cut(image[None], crops.square(box, crops.REFERENCE_SCALE)[None], config.image_size)[0]
+    motion = cut(image[None], crops.square(box, crops.MOTION_SCALE)[None], config.motion_encoder.image_size)[0]
+    return Portrait(box, reference, motion, (width, height))
+
+
+def prepare_driving(
+    path: str | Path,
+    detector: FaceDetector | None = None,
+    *,
+    head_motion: HeadMotion = "relative",
+    portrait: Portrait | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    max_frames: int | None = None,
+    limits: Limits = LIMITS,
+    progress: Progress | None = None,
+) -> Driving:
+    """Read the video once and find its face in every frame. Raises MediaError (`no_face`, `face_lost`, …).
+
+    portrait is needed for "absolute" only, and must then have the video's aspect ratio.
+    """
+    path, start, detector = Path(path), start or 0.0, detector or default_detector()
+    info = probe(path, limits)
+    if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
+        raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
+    total = math.ceil((min(end or info.duration, info.duration) - start) * info.fps)
+    seen: list[Sequence[Face]] = []
+    frame = np.zeros((0, 0, 3))
+    for frames in stream_frames(path, fps=info.fps, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames,
+                                limits=limits, info=info):
+        for frame in frames:
+            seen.append(detector.detect(frame))
+        if progress:
+            progress("faces", len(seen), max(total, len(seen)))
+    boxes = crops.smooth_boxes(bridge(follow(seen), info.fps, path.name), SIGMA_S * info.fps)
+    f_rts = _f_rts(boxes, head_motion, portrait, (frame.shape[1], frame.shape[0]))
+    return Driving(path, boxes, f_rts, info.fps, start, info.has_audio, limits)
+
+
+def follow(seen: Sequence[Sequence[Face]]) -> np.ndarray:
+    """Boxes [F,4] of one face through the frames: the largest of the first frame that shows any, then always the
+    nearest; rows of NaN where it is lost."""
+    boxes = np.full((len(seen), 4), np.nan)
+    last: np.ndarray | None = None
+    for at, faces in enumerate(seen):
+        if last is None:
+            chosen = max(faces, key=_side, default=None)
+        else:
+            chosen = min(faces, key=partial(_distance, last=last), default=None)
+            if chosen is not None and _distance(chosen, last) > MAX_JUMP:
+                chosen = None
+        if chosen is not None:
+            last = boxes[at] = np.asarray(chosen.box, dtype=np.float64)
+    return boxes
+
+
+def bridge(boxes: np.ndarray, fps: float, name: str) -> np.ndarray:
+    """Boxes [F,4] with the rows of NaN interpolated; raises MediaError where they last longer than MAX_GAP_S."""
+    known = np.flatnonzero(~np.isnan(boxes[:, 0]))
+    if len(known) == 0:
+        raise MediaError("no_face", f"no face was found in {name}: give a video that shows one from the front")
+    edges = np.concatenate([[-1], known, [len(boxes)]])
+    widest = int(np.argmax(np.diff(edges)))
+    lost = int(edges[widest + 1] - edges[widest] - 1)
+    if lost > max(1.0, MAX_GAP_S * fps):
+        since, until = (edges[widest] + 1) / fps, edges[widest + 1] / fps
+        raise MediaError("face_lost", f"{name} shows no face from {since:.1f} s to {until:.1f} s: cut that part off "
+                         f"(gaps up to {MAX_GAP_S:g} s are bridged)")
+    everywhere = np.arange(len(boxes))
+    return np.stack([np.interp(everywhere, known, column[known]) for column in boxes.T], axis=1)
+
+
+def cut(frames: np.ndarray, squares: np.ndarray, size: int) -> np.ndarray:
+    """Squares [n,4] (pixels) out of frames uint8 [n,H,W,3], resized: uint8 [n,size,size,3]; black outside."""
+    height, width = frames.shape[1:3]
+    left, top = np.clip(np.floor(squares[:, :2].min(0)).astype(int) - 2, 0, [width - 1, height - 1])
+    right, bottom = np.clip(np.ceil(squares[:, 2:].max(0)).astype(int) + 2, [left + 1, top + 1], [width, height])
+    part = torch.from_numpy(np.ascontiguousarray(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2).float()
+    moved = torch.from_numpy(squares - np.array([left, top, left, top]))
+    shrink = float(np.median(squares[:, 2] - squares[:, 0])) / size
+    out = crops.face_crop(part, moved, size, supersample=max(1, round(shrink)))
+    return out.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def _f_rts(boxes: np.ndarray, head_motion: HeadMotion, portrait: Portrait | None, size: tuple[int, int]) -> np.ndarray:
+    if head_motion == "still":
+        return still_rts(len(boxes))
+    if head_motion == "relative":
+        return crops.clamp_f_rts(crops.f_rts(boxes, boxes[:1])).astype(np.float32)
+    if head_motion != "absolute":
+        raise XNeMoError(f"head_motion is {head_motion!r}: give relative, still or absolute")
+    if portrait is None or abs(portrait.size[0] / portrait.size[1] - size[0] / size[1]) > 0.02:
+        raise XNeMoError('head_motion "absolute" needs a portrait that is a frame of the driving video: use "relative"')
+    return crops.f_rts(boxes, portrait.box[None] * (size[0] / portrait.size[0])).astype(np.float32)
+
+
+def _side(face: Face) -> float:
+    left, top, right, bottom = face.box
+    return max(right - left, bottom - top)
+
+
+def _distance(face: Face, last: np.ndarray) -> float:
+    """Of the centres, in sides of the last box."""
+    box = np.asarray(face.box, dtype=np.float64)
+    side = max(last[2] - last[0], last[3] - last[1])
+    return float(np.hypot(*((box[:2] + box[2:]) / 2 - (last[:2] + last[2:]) / 2)) / side)
