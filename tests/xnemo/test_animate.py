@@ -1,0 +1,135 @@
+"""The sampling loop: guidance, windows, initial latents, and that everything random is handed in."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xnemo.animate import blur, guide, initial_latents, prepare, sample
+from xnemo.config import ModelConfig
+from xnemo.errors import XNeMoError
+from xnemo.model import XNeMo, seeded
+from xnemo.schedule import Schedule
+
+
+@pytest.fixture(scope="module")
+def model() -> XNeMo:
+    """A small model whose motion and temporal modules are not silent."""
+    config = ModelConfig.small()
+    unet = config.unet.model_copy(update={"channels": (32, 32), "attention": (True, True)})
+    model = seeded(config.model_copy(update={"unet": unet, "image_size": 32}), seed=0).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.denoiser.named_parameters():
+        if name.endswith("temporal_transformer.proj_out.weight"):
+            parameter.data.normal_(0, 0.1, generator=generator)
+    return model
+
+
+def inputs(frames: int = 5, seed: int = 1) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "reference_latents": normal(1, 48, 8, 8),
+        "context": torch.zeros(1, 1, 32),
+        "motion": normal(1, frames, 32, 16),
+        "null_motion": normal(1, 1, 32, 16),
+        "noise": normal(1, 48, frames, 8, 8),
+        "steps": 2,
+        "guidance_scale": 2.5,
+    }
+
+
+def test_the_same_inputs_give_the_same_clip_whatever_the_global_seed(model: XNeMo) -> None:
+    torch.manual_seed(1)
+    first = sample(model, **inputs())
+    torch.manual_seed(2)
+    assert torch.equal(first, sample(model, **inputs()))
+    assert first.shape == (1, 48, 5, 8, 8)
+
+
+def test_one_step_is_guided_denoising_from_the_blurred_reference(model: XNeMo) -> None:
+    given = inputs() | {"steps": 1}
+    reference, context, motion = given["reference_latents"], given["context"], given["motion"]
+    schedule = Schedule(model.config.schedule)
+    t = schedule.ddim_timesteps(1)[0]
+    with torch.no_grad():
+        x = initial_latents(schedule, reference, given["noise"], t)
+        cond = model.denoiser(x, t, context, motion, model.reference_net(reference, context))
+        uncond = model.denoiser(x, t, model.null_context(1), given["null_motion"], None)
+    expected = schedule.ddim_step(uncond + 2.5 * (cond - uncond), t, -1, x)
+    torch.testing.assert_close(sample(model, **given), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scale_one_is_the_conditional_branch_and_prepares_no_other(model: XNeMo) -> None:
+    given = inputs() | {"guidance_scale": 1.0}
+    conditions = [given[name] for name in ("reference_latents", "context", "motion", "null_motion")]
+    assert prepare(model, *conditions, scale=1.0)[1] is None
+    almost = sample(model, **given | {"guidance_scale": 1 + 1e-6})
+    torch.testing.assert_close(sample(model, **given), almost, rtol=1e-3, atol=1e-4)
+
+
+def test_guidance_of_scale_one_plus_w_is_the_papers_equation() -> None:
+    cond, uncond = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(guide(cond, uncond, 1 + 2.5), (1 + 2.5) * cond - 2.5 * uncond)
+
+
+@pytest.mark.parametrize("windows", ["open", "released"])
+def test_without_temporal_attention_windows_change_nothing(windows: Any) -> None:
+    config = ModelConfig.small()
+    unet = config.unet.model_copy(update={"channels": (32,), "attention": (True,)})
+    model = seeded(config.model_copy(update={"unet": unet, "image_size": 32}), seed=0).eval()
+    one = sample(model, **inputs(frames=9))
+    cut = sample(model, **inputs(frames=9), windows=windows, offsets=[0, 3], window_size=4, overlap=1)
+    torch.testing.assert_close(cut, one, rtol=1e-3, atol=1e-3)
+
+
+def test_offsets_move_the_windows(model: XNeMo) -> None:
+    options: dict[str, Any] = inputs(frames=9) | {"window_size": 4, "overlap": 1}
+    assert not torch.allclose(sample(model, **options, offsets=[0, 0]), sample(model, **options, offsets=[1, 2]))
+
+
+def test_a_frame_follows_its_own_motion(model: XNeMo) -> None:
+    given = inputs() | {"steps": 1, "window_size": 1, "overlap": 0}
+    moved = given["motion"].clone()
+    moved[:, 3] += 1
+    change = (sample(model, **given | {"motion": moved}) - sample(model, **given)).abs().amax((0, 1, 3, 4))
+    assert change[3] > 1e-3
+    assert change[[0, 1, 2, 4]].max() == 0
+
+
+def test_the_blur_leaves_flat_latents_and_keeps_the_mean_of_waves_away() -> None:
+    flat = torch.full((1, 4, 8, 8), 0.7)
+    torch.testing.assert_close(blur(flat), flat)
+    wave = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 16, 16)
+    assert blur(wave).abs().max() < 0.2
+
+
+def test_noise_can_be_the_start() -> None:
+    given, schedule = inputs(), Schedule(ModelConfig.small().schedule)
+    start = initial_latents(schedule, given["reference_latents"], given["noise"], 953, "noise")
+    assert torch.equal(start, given["noise"])
+
+
+def test_progress_is_told_after_every_step_and_may_cancel(model: XNeMo) -> None:
+    told: list[int] = []
+
+    def cancel(step: int, latents: Tensor) -> None:
+        told.append(step)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(model, **inputs(frames=1) | {"steps": 4}, on_step=cancel)
+    assert told == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"), [({"offsets": [1]}, "offsets"), ({"motion": torch.zeros(1, 4, 32, 16)}, "frames")]
+)
+def test_inputs_that_do_not_fit_are_named(model: XNeMo, change: dict[str, Any], word: str) -> None:
+    with pytest.raises(XNeMoError, match=word):
+        sample(model, **inputs() | change)
