@@ -60,7 +60,8 @@ def slerp(a: np.ndarray, b: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     unit_a, unit_b = a / np.maximum(length_a, tiny), b / np.maximum(length_b, tiny)
     angle = np.arccos(np.clip((unit_a * unit_b).sum(1, keepdims=True), -1, 1))
     sine = np.sin(angle)
-    straight = (sine < 1e-4) | (alpha == 0) | (alpha == 1)  # the ends are exact
+    straight = (sine < 1e-4) | (length_a < tiny) | (length_b < tiny)
+    straight |= (alpha == 0) | (alpha == 1)  # the ends are exact
     safe = np.where(straight, 1.0, sine)
     turned = (np.sin((1 - alpha) * angle) * unit_a + np.sin(alpha * angle) * unit_b) / safe
     return np.where(straight, _lerp(a, b, alpha), turned * _lerp(length_a, length_b, alpha))

@@ -56,7 +56,8 @@ class TokenizerConfig(Strict):
     @classmethod
     def small(cls, features: int = 64) -> Self:
         """Trains in seconds on two CPU cores."""
-        return cls(features=features, codes=256, width=96, window=32, decay=0.97)
+        return cls(features=features, codes=256, code_dim=4, groups=4, width=96, dilations=(3, 1), window=32,
+                   decay=0.97)
 
 
 class MotionTokenizer(nn.Module):
@@ -187,13 +188,10 @@ class Codebook(nn.Module):
         d = total.shape[1]
         total, count, candidates = packed[:, :d], packed[:, d], F.normalize(packed[:, d + 1:], dim=-1)
         mean_count = count.sum() / len(count)
-        if int(self.updates) == 0:  # start on the data: random codes would all die at once
-            self.count.copy_(mean_count.expand_as(count))
-            self.total.copy_(candidates * mean_count)
-        else:
+        if self.updates > 0:  # the first batch finds all codes dead, and so seeds them with its own vectors
             self.count.lerp_(count, 1 - self.decay)
             self.total.lerp_(total, 1 - self.decay)
-            self._revive(candidates, self.dead * mean_count)
+        self._revive(candidates, self.dead * mean_count)
         self.vectors.copy_(F.normalize(self.total, dim=-1))
         self.updates += 1
 
