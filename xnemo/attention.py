@@ -6,6 +6,7 @@ Parameter names are those of the released checkpoints (`to_q`, `to_k`, `to_v`, `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
@@ -68,8 +69,8 @@ class InsertedTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     @property
-    def attentions(self) -> nn.ModuleList:
-        return self.transformer_blocks[0].attention_blocks
+    def attentions(self) -> list[Any]:
+        return list(cast(InsertedBlock, self.transformer_blocks[0]).attention_blocks)
 
     def forward(self, tokens: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
         """tokens [N, L, C]; `attend(i, x)` is the i-th attention's answer to x."""

@@ -17,7 +17,7 @@ from xnemo.attention import KeysValues
 from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
 from xnemo.motion_attention import MotionModule
-from xnemo.reference_attention import Bank, SpatialTransformer, keep
+from xnemo.reference_attention import Bank, keep
 from xnemo.temporal import TemporalModule
 from xnemo.unet import Level, UNet
 
@@ -129,12 +129,11 @@ class Denoiser(UNet):
         x = level.resnets[index](x, time)
         if level.attentions:
             key = f"{name}.attentions.{index}.transformer_blocks.0"
-            transformer = level.attentions[index]
-            assert isinstance(transformer, SpatialTransformer)
             image = per_frame(conditions.image[key][:, None], frames)
-            keys, values = conditions.reference.get(key, (None, None))
-            read = None if keys is None else (per_frame(keys[:, None], frames), per_frame(values[:, None], frames))
-            x, _ = transformer(x, image, read)
+            read = conditions.reference.get(key)
+            if read is not None:
+                read = (per_frame(read[0][:, None], frames), per_frame(read[1][:, None], frames))
+            x, _ = level.attentions[index](x, image, read)
         key = f"{name}.motion_modules.{index}"
         if key in conditions.motion:
             pairs = [(per_frame(keys, frames), per_frame(values, frames)) for keys, values in conditions.motion[key]]

@@ -29,5 +29,6 @@ class MotionModule(nn.Module):
         """x [(B F), C, H, W], keys and values [(B F), L, C] -> [(B F), C, H, W]."""
         inner = self.temporal_transformer
         tokens = inner.norm(x).flatten(2).transpose(1, 2)
-        tokens = inner(tokens, lambda i, y: inner.attentions[i](y, keys_values[i]))
+        attentions = inner.attentions
+        tokens = inner(tokens, lambda i, y: attentions[i](y, keys_values[i]))
         return x + tokens.transpose(1, 2).unflatten(2, x.shape[2:])

@@ -60,6 +60,7 @@ class TemporalModule(nn.Module):
         inner = self.temporal_transformer
         # [(B F), C, H, W] -> [(B H W), F, C] once for the whole module: everything inside is per token or per pixel
         tokens = inner.norm(x).unflatten(0, (-1, frames)).permute(0, 3, 4, 1, 2).flatten(0, 2)
-        tokens = inner(tokens, lambda i, y: inner.attentions[i].attend(y))
+        attentions = inner.attentions
+        tokens = inner(tokens, lambda i, y: attentions[i].attend(y))
         tokens = tokens.unflatten(0, (-1, *x.shape[2:]))  # [B, H, W, F, C]
         return x + tokens.permute(0, 3, 4, 1, 2).flatten(0, 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from diffusers.models.downsampling import Downsample2D
@@ -22,12 +22,17 @@ from xnemo.reference_attention import SpatialTransformer
 
 
 class Level(nn.Module):
-    """The parts of one resolution: ResNets (one per entry of `ins`), their transformers, and the resampler."""
+    """The parts of one resolution: ResNets (one per entry of `ins`), their transformers, and the resampler.
+
+    A denoiser adds its modules to the two empty lists.
+    """
 
     def __init__(
         self, config: UNetConfig, ins: Sequence[int], width: int, transformers: int, resample: str = ""
     ) -> None:
         super().__init__()
+        self.motion_modules = nn.ModuleList()
+        self.temporal_modules = nn.ModuleList()
         self.width = width
         self.resnets = nn.ModuleList(
             ResnetBlock2D(
@@ -43,10 +48,9 @@ class Level(nn.Module):
             SpatialTransformer(width, config.heads, config.norm_groups, config.context_dim) for _ in range(transformers)
         )
         # `name="op"` keeps diffusers from registering the one convolution twice
-        if resample == "down":
-            self.downsamplers = nn.ModuleList([Downsample2D(width, use_conv=True, name="op")])
-        elif resample == "up":
-            self.upsamplers = nn.ModuleList([Upsample2D(width, use_conv=True)])
+        down = [Downsample2D(width, use_conv=True, name="op")] if resample == "down" else []
+        self.downsamplers = nn.ModuleList(down)
+        self.upsamplers = nn.ModuleList([Upsample2D(width, use_conv=True)] if resample == "up" else [])
 
     @property
     def positions(self) -> int:
@@ -95,13 +99,14 @@ class UNet(nn.Module):
         """All levels with their names, in the order data passes them."""
         down = ((f"down_blocks.{i}", level) for i, level in enumerate(self.down_blocks))
         up = ((f"up_blocks.{i}", level) for i, level in enumerate(self.up_blocks))
-        yield from chain(down, [("mid_block", self.mid_block)], up)  # type: ignore[misc]
+        for name, level in chain(down, [("mid_block", self.mid_block)], up):
+            yield name, cast(Level, level)
 
     def transformers(self) -> Iterator[tuple[str, SpatialTransformer]]:
         """All spatial transformers under the names their stored tokens bear."""
         for name, level in self.levels():
             for j, transformer in enumerate(level.attentions):
-                yield f"{name}.attentions.{j}.transformer_blocks.0", transformer  # type: ignore[misc]
+                yield f"{name}.attentions.{j}.transformer_blocks.0", cast(SpatialTransformer, transformer)
 
     def unused(self) -> set[str]:
         """Names of parameters that never receive a gradient: the queries over one token, and the like."""
@@ -126,18 +131,18 @@ class UNet(nn.Module):
         """x [N, in_channels, H, W], time [N or 1, D] -> [N, channels[0], H, W]."""
         x = self.conv_in(x)
         skips = [x]
-        for i, level in enumerate(self.down_blocks):
-            for j in range(len(level.resnets)):
-                x = visit(f"down_blocks.{i}", level, j, x, time)
+        for name, level in self.levels():
+            for j in range(level.positions):
+                if name.startswith("up"):
+                    x = torch.cat([x, skips.pop()], dim=1)
+                x = visit(name, level, j, x, time)
+                if name.startswith("down"):
+                    skips.append(x)
+            if name == "mid_block":
+                x = level.resnets[1](x, time)
+            for downsampler in level.downsamplers:
+                x = downsampler(x)
                 skips.append(x)
-            if hasattr(level, "downsamplers"):
-                x = level.downsamplers[0](x)
-                skips.append(x)
-        x = visit("mid_block", self.mid_block, 0, x, time)
-        x = self.mid_block.resnets[1](x, time)
-        for i, level in enumerate(self.up_blocks):
-            for j in range(len(level.resnets)):
-                x = visit(f"up_blocks.{i}", level, j, torch.cat([x, skips.pop()], dim=1), time)
-            if hasattr(level, "upsamplers"):
-                x = level.upsamplers[0](x, skips[-1].shape[-2:])
+            for upsampler in level.upsamplers:
+                x = upsampler(x, skips[-1].shape[-2:])
         return x
