@@ -5,8 +5,10 @@ Everything random is handed in, so a run can be repeated exactly.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,9 @@ from xnemo.errors import XNeMoError
 from xnemo.model import XNeMo
 from xnemo.schedule import Schedule
 from xnemo.windows import OVERLAP, SIZE, Window, open_windows, released_windows
+
+if TYPE_CHECKING:
+    from xnemo.clip import Clip
 
 
 def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -128,3 +133,15 @@ def _check(frames: int, motion: Tensor, steps: int, offsets: Sequence[int] | Non
         raise XNeMoError(f"noise has {frames} frames and motion {motion.shape[1]}: give both the clip's length")
     if offsets is not None and len(offsets) != steps:
         raise XNeMoError(f"offsets has {len(offsets)} entries for {steps} steps: give one per step")
+
+
+class _CallableModule(ModuleType):
+    """`xnemo.animate(model, portrait=..., driving=...)` is `xnemo.animation.animate`; the module stays one too."""
+
+    def __call__(self, *args: Any, **options: Any) -> Clip:
+        from xnemo.animation import animate
+
+        return animate(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
