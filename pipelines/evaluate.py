@@ -151,7 +151,8 @@ class _Animator:
 def _animate_and_measure(
     model: Any, portrait: Path, driving: Path, index: int, config: EvaluateConfig, measure: Callable[..., Any]
 ) -> dict[str, Any]:
-    from xnemo.animation import animate, side_by_side
+    from xnemo.animation import animate
+    from xnemo.clip import side_by_side
     from xnemo.media.images import read_image
     from xnemo.media.video import read_frames, write_video
 
