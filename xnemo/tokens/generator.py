@@ -127,6 +127,8 @@ class MotionGenerator(nn.Module):
         from transformers import GPT2Config, GPT2LMHeadModel
 
         self.config = config
+        self.belongs_to = ""  # digest of the tokenizer whose codes it was trained on
+        self.digest = ""  # of its own weights as last saved or loaded
         self.gpt = GPT2LMHeadModel(GPT2Config(
             vocab_size=config.vocabulary, n_positions=config.positions, n_embd=config.width, n_layer=config.layers,
             n_head=config.heads, resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,

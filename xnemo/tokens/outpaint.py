@@ -48,10 +48,13 @@ def outpaint_motion(tokenizer: MotionTokenizer, generator: MotionGenerator, pref
     if prefix is not None and abs(prefix.fps - FPS) > 0.5:
         raise XNeMoError(f"the prefix has {prefix.fps:g} frames per second, motion models know {FPS:g}: "
                          "extract it again at that rate")
+    if prefix is not None and prefix.model and tokenizer.belongs_to and prefix.model != tokenizer.belongs_to:
+        raise XNeMoError(f"the prefix was extracted with model {prefix.model[:12]}, the tokenizer belongs to "
+                         f"{tokenizer.belongs_to[:12]}: use the tokenizer trained for that model")
     start = None if prefix is None else torch.from_numpy(prefix.f_mot)
     f_mot = outpaint(tokenizer, generator, start, length, seed, **options).numpy()
     if prefix is None:
-        return Motion(f_mot, still_rts(length), FPS)
+        return Motion(f_mot, still_rts(length), FPS, tokenizer.belongs_to)
     rest = length - len(prefix)
     weight = np.ones(rest) if placement == "constant" else np.clip(1 - np.arange(1, rest + 1) / prefix.fps, 0, 1)
     still = still_rts(rest)
@@ -86,6 +89,9 @@ def _check_pair(tokenizer: MotionTokenizer, generator: MotionGenerator) -> None:
     if (a.codes, a.groups) != (b.codes, b.groups):
         raise XNeMoError(f"the tokenizer has {a.codes} codes in {a.groups} groups, the generator {b.codes} in "
                          f"{b.groups}: use the tokenizer the generator was trained with")
+    if generator.belongs_to and tokenizer.digest and generator.belongs_to != tokenizer.digest:
+        raise XNeMoError(f"the generator was trained on tokenizer {generator.belongs_to[:12]}, this one is "
+                         f"{tokenizer.digest[:12]}: use the tokenizer the generator was trained with")
 
 
 def _empty() -> Tensor:

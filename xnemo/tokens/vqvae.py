@@ -69,6 +69,8 @@ class MotionTokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
+        self.belongs_to = ""  # digest of the model whose f_mot it was trained on
+        self.digest = ""  # of its own weights as last saved or loaded
         latent = config.code_dim * config.groups
         self.encoder = _encoder(config, latent)
         self.decoder = _decoder(config, latent)
