@@ -42,6 +42,10 @@ class Ema:
         for i, tensor in enumerate(self.shadow):
             tensor.copy_(state[f"shadow.{i}"])
 
+    def apply(self) -> None:
+        """Leave the averages in the parameters: the end of a training."""
+        self._write(self.shadow)
+
     @contextmanager
     def swap(self) -> Iterator[None]:
         """Inside the block the parameters hold their averages (for validation and export)."""

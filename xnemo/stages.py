@@ -1,0 +1,294 @@
+"""The three training stages, one step each: appearance, motion, temporal (paper section 3.3).
+
+A step turns a batch and its draws into losses. Devices, optimizers, logging and other workers belong to the loop
+that calls it (`plain_loop.py`, or the platform's engine). Which parameters a stage trains is `Stage.groups`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from xnemo import losses as loss
+from xnemo.augment import AugmentConfig, driving_crop
+from xnemo.batch import ClipBatch, PairBatch, to_unit
+from xnemo.config import Strict
+from xnemo.crops import f_rts, face_crop, square
+from xnemo.draw import Draw
+from xnemo.errors import XNeMoError
+from xnemo.gan_head import Discriminator, GanHead, ResNet50
+from xnemo.model import XNeMo
+from xnemo.reference_attention import Bank, kept_tokens
+from xnemo.schedule import Schedule
+from xnemo.unet import UNet
+
+StageName = Literal["appearance", "motion", "temporal"]
+
+
+class GanLossConfig(Strict):
+    """Weights of eq. 7. The paper's feature terms need the VGG files; a fixed random net stands in without."""
+
+    weight: float = 1.0  # of the whole head against eq. 1; 0 leaves the head out (ablation "w/o GAN head")
+    adversarial: float = 1.0  # 0 trains without a discriminator
+    reconstruction: float = 1.0
+    vgg: float = 3e-2
+    vggface: float = 6e-3
+    random: float = 0.1
+    feature_matching: float = 10.0
+    feature_matching_reduce: Literal["mean", "sum"] = "mean"
+    vgg_weights: str | None = None  # Caffe-scaled VGG-19, see `losses.perceptual_features`
+    vggface_weights: str | None = None
+    appearance_weights: str | None = None  # ImageNet ResNet-50 for f_app
+    lr_scale: float = 5.0  # against the stage's rate; Adam with β1 = 0, as for the discriminator
+    betas: tuple[float, float] = (0.0, 0.999)
+    discriminator_lr: float = 2e-4
+
+
+class StageConfig(Strict):
+    """One stage's choices. The defaults are eq. 1 and the paper's; small models need the shifts (see docs)."""
+
+    reference_drop: float = 0.1  # samples that train the null reference (for guidance)
+    masking: float = 0.3  # reference feature masking; the temporal stage uses none
+    noise_offset: float = 0.05
+    timestep_shift: float = 1.0
+    snr_gamma: float = 0.0  # min-SNR weighting; 0 is eq. 1
+    noise_draws_per_pair: int = 1  # noisy versions of a pair per step; encoder and reference net run once
+    backbone: Literal["frozen", "refnet", "joint"] = "frozen"  # what the motion stage trains beside motion
+    warmup_samples: int = 0  # motion stage: samples for which the GAN head trains the encoder alone
+    augment: AugmentConfig = AugmentConfig()
+    gan: GanLossConfig = GanLossConfig()
+
+
+class Stage(nn.Module):
+    """A model with what one stage adds to it. Calling it is calling `losses`."""
+
+    def __init__(self, model: XNeMo, name: StageName, config: StageConfig) -> None:
+        super().__init__()
+        self.model, self.name, self.config = model, name, config
+        self.schedule = Schedule(model.config.schedule)
+        self.gan: GanHead | None = None
+        self.discriminator: Discriminator | None = None
+        self.features = nn.ModuleDict()
+        if name == "motion" and config.gan.weight > 0:
+            self._build_gan_head()
+        self.generated: tuple[Tensor, Tensor] | None = None  # the last step's real and detached fake faces
+        self.requires_grad_(False)
+        for group in self.groups():
+            for param in group["params"]:
+                param.requires_grad_(True)
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(True)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups {"name", "params", "lr_scale", ...}: exactly what this stage trains, D apart."""
+        denoiser, motion_encoder = self.model.denoiser, self.model.motion_encoder
+        inserted = (".motion_modules.", ".temporal_modules.")
+        backbone = _group("denoiser", denoiser, lambda n: not any(part in n for part in inserted))
+        reference = _group("reference_net", self.model.reference_net)
+        if self.name == "appearance":
+            return [backbone, reference]
+        if self.name == "temporal":
+            return [_group("temporal_modules", denoiser, lambda n: inserted[1] in n)]
+        groups = [_group("motion_encoder", motion_encoder),
+                  _group("motion_modules", denoiser, lambda n: inserted[0] in n)]
+        if self.gan is not None:
+            gan = self.config.gan
+            groups.append(_group("gan_head", self.gan) | {"lr_scale": gan.lr_scale, "betas": gan.betas})
+        if self.config.backbone != "frozen":
+            groups.append(reference)
+        if self.config.backbone == "joint":
+            groups.append(backbone)
+        return groups
+
+    def losses(self, batch: PairBatch | ClipBatch, draw: Draw) -> dict[str, Tensor]:
+        """Scalars; "loss" is the one to run backward from. Everything random comes from `draw`."""
+        if isinstance(batch, ClipBatch) != (self.name == "temporal"):
+            raise XNeMoError(f"the {self.name} stage cannot train on a {type(batch).__name__}")
+        if isinstance(batch, ClipBatch):
+            return temporal_step(self, batch, draw)
+        return appearance_step(self, batch, draw) if self.name == "appearance" else motion_step(self, batch, draw)
+
+    forward = losses
+
+    def discriminator_losses(self) -> dict[str, Tensor] | None:
+        """The discriminator's "loss" on the faces of the last `losses` call; None where there is none."""
+        if self.discriminator is None or self.generated is None:
+            return None
+        real, fake = self.generated
+        score_real, score_fake = self.discriminator(real)[0], self.discriminator(fake)[0]
+        return {"loss": loss.hinge_discriminator(score_real, score_fake)}
+
+    def train(self, mode: bool = True) -> Stage:
+        """Frozen parts stay in evaluation mode: no dropout, no moving statistics."""
+        super().train(mode)
+        for part in self.modules():
+            if not any(p.requires_grad for p in part.parameters()):
+                part.eval()
+        return self
+
+    def _build_gan_head(self) -> None:
+        gan = self.config.gan
+        self.gan = GanHead(self.model.config)
+        if gan.appearance_weights and isinstance(self.gan.appearance, ResNet50):
+            self.gan.appearance.load_imagenet(gan.appearance_weights)
+        if gan.adversarial > 0 or gan.feature_matching > 0:
+            self.discriminator = Discriminator(self.model.config)
+        if gan.vgg_weights:
+            self.features["vgg"] = loss.perceptual_features("vgg19", gan.vgg_weights)
+        if gan.vggface_weights:
+            self.features["vggface"] = loss.perceptual_features("vggface", gan.vggface_weights)
+        if not self.features:
+            self.features["random"] = loss.perceptual_features("random", None)
+
+
+def build_stage(model: XNeMo, name: StageName, config: StageConfig) -> Stage:
+    """The stage in training mode; parameters it does not train require no gradient."""
+    return Stage(model, name, config).train()
+
+
+def appearance_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]:
+    """Stage 1: redraw the target from the reference alone; motion and temporal modules are bypassed."""
+    size = stage.model.config.image_size
+    reference, target = to_unit(batch.reference, size), to_unit(batch.target, size)
+    return {"loss": diffusion_loss(stage, reference, target[:, None], None, draw)}
+
+
+def motion_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]:
+    """Stage 2: the motion code of an augmented crop steers the denoiser and, beside it, the GAN head."""
+    model, config = stage.model, stage.config
+    size = model.config.image_size
+    images = to_unit(batch.target)
+    faces = driving_crop(images, batch.target_box, model.config.motion_encoder.image_size, draw, config.augment)
+    f_mot = model.motion_encoder.encode(faces)
+    result: dict[str, Tensor] = {}
+    total = f_mot.new_zeros(())
+    if stage.gan is not None:
+        result |= gan_losses(stage, to_unit(batch.reference), batch.reference_box, images, batch.target_box, f_mot)
+        total = total + config.gan.weight * result["gan"]
+    if int(batch.ids.max()) >= config.warmup_samples:
+        motion = model.motion_encoder.fuse(f_mot, f_rts(batch.target_box, batch.reference_box))
+        reference, target = to_unit(batch.reference, size), to_unit(batch.target, size)
+        result["diffusion"] = diffusion_loss(stage, reference, target[:, None], motion[:, None], draw)
+        total = total + result["diffusion"]
+    else:  # a worker's parameters without a gradient would stall the others
+        total = total + untouched(stage)
+    return {"loss": total, **result}
+
+
+def temporal_step(stage: Stage, batch: ClipBatch, draw: Draw) -> dict[str, Tensor]:
+    """Stage 3: consecutive frames of one clip, with everything but the temporal modules frozen."""
+    model = stage.model
+    clip, frames = batch.frames.shape[:2]
+    images = to_unit(batch.frames.flatten(0, 1))
+    with torch.no_grad():
+        squares = square(batch.boxes.flatten(0, 1))
+        faces = face_crop(images, squares, model.config.motion_encoder.image_size, padding="border")
+        placement = f_rts(batch.boxes, batch.reference_box[:, None].expand_as(batch.boxes))
+        motion = model.motion_encoder(faces, placement.flatten(0, 1)).unflatten(0, (clip, frames))
+    size = model.config.image_size
+    targets = to_unit(batch.frames.flatten(0, 1), size).unflatten(0, (clip, frames))
+    return {"loss": diffusion_loss(stage, to_unit(batch.reference, size), targets, motion, draw)}
+
+
+def diffusion_loss(stage: Stage, reference: Tensor, targets: Tensor, motion: Tensor | None, draw: Draw) -> Tensor:
+    """Eq. 1 for targets [B,F,3,H,W] given the reference [B,3,H,W] and motion tokens [B,F,L,c] or None."""
+    model, config = stage.model, stage.config
+    clips, frames = targets.shape[:2]
+    with torch.no_grad():
+        # contiguous: the backward of a frozen GroupNorm crashes on channels-last tensors (torch 2.13, CPU)
+        clean = model.codec.encode(targets.flatten(0, 1)).unflatten(0, (clips, frames)).transpose(1, 2).contiguous()
+        reference_latents, context = model.codec.encode(reference).contiguous(), model.context(reference)
+    schedule, shape = stage.schedule, clean.shape[1:]
+    bank = model.reference_net(reference_latents, context)
+    dropped = draw.uniform("reference drop") < config.reference_drop
+    kept = None
+    if stage.name != "temporal" and config.masking > 0:
+        kept = kept_tokens(bank, config.masking, lambda name, tokens: draw.uniform(f"masking.{name}", tokens))
+    total = clean.new_zeros(())
+    for repeat in range(config.noise_draws_per_pair):
+        noise = draw.normal(f"noise.{repeat}", *shape)
+        noise = noise + config.noise_offset * draw.normal(f"noise offset.{repeat}", shape[0], 1, 1, 1)
+        u = draw.uniform(f"timestep.{repeat}")
+        t = loss.shift_timesteps(u, config.timestep_shift, schedule.config.train_steps)
+        noisy, target = schedule.add_noise(clean, noise, t), schedule.target(clean, noise, t)
+        weight = schedule.min_snr_weight(t, config.snr_gamma).to(clean)
+        predicted = predict(stage, noisy, t, context, motion, bank, kept, dropped)
+        total = total + loss.diffusion(predicted, target, weight)
+    if dropped.all():
+        total = total + sum(0.0 * tokens.sum() for tokens in bank.values())
+    return total / config.noise_draws_per_pair
+
+
+def predict(stage: Stage, noisy: Tensor, t: Tensor, context: Tensor, motion: Tensor | None,
+            bank: Bank, kept: dict[str, Tensor] | None, dropped: Tensor) -> Tensor:
+    """The denoiser's answer [B,C,F,h,w], with the null reference for the samples that are `dropped` [B].
+
+    The null reference is no reference tokens at all, so those samples run apart from the others.
+    """
+    model = stage.model
+    flags = {"use_motion": motion is not None, "use_temporal": stage.name == "temporal"}
+
+    def part(rows: Tensor, null: bool) -> Tensor:
+        image = model.null_context(len(rows)).to(context) if null else context[rows]
+        return model.denoiser(
+            noisy[rows], t[rows], image, None if motion is None else motion[rows],
+            reference=None if null else {name: tokens[rows] for name, tokens in bank.items()},
+            kept=None if null or kept is None else {name: ids[rows] for name, ids in kept.items()}, **flags)
+
+    order = [torch.nonzero(~dropped).flatten(), torch.nonzero(dropped).flatten()]
+    parts = [part(rows, null) for rows, null in zip(order, (False, True), strict=True) if len(rows)]
+    return torch.cat(parts)[torch.cat(order).argsort()]
+
+
+def gan_losses(stage: Stage, reference: Tensor, reference_box: Tensor, target: Tensor, target_box: Tensor,
+               f_mot: Tensor) -> dict[str, Tensor]:
+    """Eq. 7's terms for ŷ = G(f_app(reference face), f_mot) against the clean driving face; "gan" is the sum.
+
+    Images [B,3,S,S] in [-1,1] with boxes [B,4]. The motion code enters before its fusion with f_rts, so the
+    target is the face-centred crop and not the frame.
+    """
+    assert stage.gan is not None
+    config, size = stage.config.gan, stage.model.config.gan.image_size
+    real = face_crop(target, square(target_box), size, padding="border")
+    fake = stage.gan(face_crop(reference, square(reference_box), size, padding="border"), f_mot)
+    terms = {"reconstruction": (fake - real).abs().mean()}
+    for name, net in stage.features.items():
+        with torch.no_grad():
+            wanted = net(real)
+        terms[name] = loss.feature_distance(net(fake), wanted, "sum")
+    if stage.discriminator is not None:
+        with without_gradients(stage.discriminator):
+            score, features = stage.discriminator(fake)
+            with torch.no_grad():
+                wanted = stage.discriminator(real)[1]
+        terms["adversarial"] = loss.hinge_generator(score)
+        terms["feature_matching"] = loss.feature_distance(features, wanted, config.feature_matching_reduce)
+        stage.generated = (real.detach(), fake.detach())
+    total = sum((getattr(config, name) * value for name, value in terms.items()), real.new_zeros(()))
+    return {"gan": total, **terms}
+
+
+def untouched(stage: Stage) -> Tensor:
+    """Zero, with a (zero) gradient for every trained parameter."""
+    return sum((0.0 * p.sum() for group in stage.groups() for p in group["params"]), torch.zeros(()))
+
+
+@contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """Graphs built inside do not reach the module's parameters (the discriminator while G is trained)."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def _group(name: str, module: nn.Module, choose: Callable[[str], bool] = lambda _: True) -> dict[str, Any]:
+    """The module's chosen parameters, less those no gradient ever reaches (`UNet.unused`)."""
+    dead = module.unused() if isinstance(module, UNet) else set()
+    params = [p for n, p in module.named_parameters() if n not in dead and choose(n)]
+    return {"name": name, "params": params, "lr_scale": 1.0}
