@@ -32,8 +32,11 @@ def main(argv: Sequence[str]) -> int:
     dataset.add_argument("--workers", type=int, help="processes (default: one per core)")
     arguments = options.parse_args(argv)
 
+    import torch
+
     from xnemo.synthetic import clips
 
+    torch.set_num_threads(1)  # the strokes are small: more threads only wait for each other
     if arguments.kind == "portrait":
         clips.portrait(arguments.output, arguments.seed, arguments.size)
     elif arguments.kind == "clip":

@@ -1,0 +1,130 @@
+"""`xnemo motion`: take, extend, mix and draw motion files (`.safetensors`: f_mot, f_rts, fps)."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jobs.cli import parser, run
+
+EXAMPLES = """\
+  xnemo motion extract --model data/demo/model --driving d.mp4 -o d.safetensors
+  xnemo motion outpaint --tokenizer data/demo/tokenizer --generator data/demo/generator \\
+      --prefix d.safetensors --seconds 8 -o long.safetensors
+  xnemo motion interpolate a.safetensors@0.4s b.safetensors@1.2s --frames 50 -o ab.safetensors
+  xnemo motion plot d.safetensors -o d.png"""
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parser("motion", __doc__ or "", EXAMPLES)
+    kinds = options.add_subparsers(dest="kind", required=True)
+    _extract_options(kinds.add_parser("extract", help="the motion of a driving video"))
+    _outpaint_options(kinds.add_parser("outpaint", help="extend a motion, or invent one"))
+    _interpolate_options(kinds.add_parser("interpolate", help="move between moments of motion files"))
+    plot = kinds.add_parser("plot", help="draw a motion over time")
+    plot.add_argument("motion", type=Path)
+    for each in kinds.choices.values():
+        each.add_argument("-o", "--output", type=Path, required=True)
+    arguments = options.parse_args(argv)
+    handlers: dict[str, Callable[[argparse.Namespace], None]] = {
+        "extract": extract,
+        "outpaint": outpaint,
+        "interpolate": interpolate,
+        "plot": plot_motion,
+    }
+    handlers[arguments.kind](arguments)
+    print(arguments.output)
+    return 0
+
+
+def _extract_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--model", required=True, help="a model folder, or models:/<name>@<alias>")
+    options.add_argument("--driving", required=True, type=Path, help="a video with a face")
+    options.add_argument("--head-motion", choices=["relative", "still"], default="relative")
+    options.add_argument("--start", type=float)
+    options.add_argument("--end", type=float)
+
+
+def _outpaint_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--tokenizer", required=True, help="a tokenizer folder, or models:/<name>@<alias>")
+    options.add_argument("--generator", required=True, help="a generator folder, or models:/<name>@<alias>")
+    options.add_argument("--prefix", type=Path, help="the motion to go on from; without it one is invented")
+    options.add_argument("--seconds", type=float, required=True, help="length of the whole")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--emotion", help="as in the training data, for example happy")
+    options.add_argument("--intensity", type=int, choices=[1, 2, 3])
+    options.add_argument("--temperature", type=float, default=1.0)
+    options.add_argument("--top-p", type=float, default=0.95)
+
+
+def _interpolate_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument("keys", nargs="+", metavar="FILE@SECONDSs", help="two or more moments")
+    options.add_argument("--frames", type=int, default=50)
+    options.add_argument("--curve", choices=["linear", "spherical"], default="linear")
+
+
+def extract(arguments: argparse.Namespace) -> None:
+    import json
+    from dataclasses import replace
+
+    import xnemo
+    from jobs.progress import bars
+    from pipelines.models import locate
+    from xnemo.animation import encode_driving
+    from xnemo.prepare import prepare_driving
+    from xnemo.tokens.motion_file import save_motion
+
+    folder = locate(arguments.model)
+    progress = bars()
+    driving = prepare_driving(
+        arguments.driving,
+        head_motion=arguments.head_motion,
+        start=arguments.start,
+        end=arguments.end,
+        progress=progress,
+    )
+    motion = encode_driving(xnemo.load(folder), driving, progress)
+    digest = json.loads((folder / "digests.json").read_text())["model.safetensors"]
+    save_motion(replace(motion, model=digest), arguments.output)
+
+
+def outpaint(arguments: argparse.Namespace) -> None:
+    from pipelines.models import locate
+    from xnemo.tokens.generator import MotionGenerator
+    from xnemo.tokens.motion_file import load_motion, save_motion
+    from xnemo.tokens.outpaint import FPS, outpaint_motion
+    from xnemo.tokens.vqvae import MotionTokenizer
+
+    prefix = load_motion(arguments.prefix) if arguments.prefix else None
+    motion = outpaint_motion(
+        MotionTokenizer.load(locate(arguments.tokenizer)),
+        MotionGenerator.load(locate(arguments.generator)),
+        prefix,
+        round(arguments.seconds * (prefix.fps if prefix else FPS)),
+        arguments.seed,
+        emotion=arguments.emotion,
+        intensity=arguments.intensity,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+    )
+    save_motion(motion, arguments.output)
+
+
+def interpolate(arguments: argparse.Namespace) -> None:
+    from xnemo.tokens import interpolate as mixing
+    from xnemo.tokens.motion_file import load_motion, save_motion
+
+    pairs = [mixing.parse_key(text) for text in arguments.keys]
+    keys = [mixing.Key(load_motion(path), seconds) for path, seconds in pairs]
+    save_motion(mixing.interpolate(keys, arguments.frames, curve=arguments.curve), arguments.output)
+
+
+def plot_motion(arguments: argparse.Namespace) -> None:
+    from xnemo.tokens.edit import plot
+    from xnemo.tokens.motion_file import load_motion
+
+    plot(load_motion(arguments.motion), arguments.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
