@@ -58,11 +58,11 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path, tokenizer
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path, tokenizer: MotionTokenizer, name: str) -> None:
     save_tokenizer(tokenizer, tmp_path / "t")
     path = tmp_path / "t" / name
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(XNeMoError, match=r"digest|JSON"):
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(XNeMoError, match=r"damaged|unreadable"):
         load_tokenizer(tmp_path / "t")
     path.unlink()
-    with pytest.raises(XNeMoError, match=r"digests\.json"):
+    with pytest.raises(XNeMoError, match=r"missing|absent"):
         load_tokenizer(tmp_path / "t")
 
 
@@ -80,5 +80,5 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path, tokenizer: MotionT
     config.write_text(config.read_text().replace('"width": 48', '"width": 64'))
     listed = json.loads(digests.read_text()) | {"config.json": hashlib.sha256(config.read_bytes()).hexdigest()}
     digests.write_text(json.dumps(listed))
-    with pytest.raises(XNeMoError, match="does not fit"):
+    with pytest.raises(XNeMoError, match="another shape"):
         load_tokenizer(tmp_path / "t")
