@@ -126,8 +126,10 @@ class Stage(nn.Module):
         """Frozen parts stay in evaluation mode: no dropout, no moving statistics."""
         super().train(mode)
         for part in self.modules():
-            if not any(p.requires_grad for p in part.parameters()):
-                part.eval()
+            own = list(part.parameters())
+            if own and not any(p.requires_grad for p in own):
+                part.eval()  # and what is inside it, parameters or not
+        self.model.codec.eval()
         return self
 
     def _build_gan_head(self) -> None:

@@ -191,6 +191,7 @@ def test_frozen_parts_stay_in_evaluation_mode() -> None:
     trained = stage("temporal")
     assert not trained.model.motion_encoder.training
     assert not trained.model.codec.training
+    assert stage("motion").model.motion_encoder.latent_dropout.training
     assert all(m.training for n, m in trained.model.denoiser.named_modules() if n.endswith("temporal_modules.0"))
 
 
