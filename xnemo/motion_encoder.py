@@ -7,6 +7,8 @@ reach the denoiser as 32 tokens of 16 instead of one token (a `ModelConfig` with
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,8 +58,8 @@ class PatchAttention(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        block = self.transformer_blocks[0]
-        attention = block.attention_blocks[0]
+        block = cast(InsertedBlock, self.transformer_blocks[0])
+        attention = cast(Attention, block.attention_blocks[0])
         tokens = block(self.pos_embed(self.norm(x)), lambda _, y: attention(y, attention.keys_values(y)))
         pixels = tokens.unflatten(2, (self.patch, self.patch, -1))  # a token holds its pixels' features in turn
         pixels = self.proj_out(pixels).unflatten(1, (self.grid, self.grid))  # [N, gy, gx, py, px, C]
@@ -85,6 +87,83 @@ class SmallTrunk(nn.Module):
         return self.fc(F.relu(self.to_maps(self.attention(self.stem(faces)))).flatten(1))
 
 
+class ConvBlock(nn.Module):
+    """FAN's residual block: three 3×3 convolutions of out/2, out/4 and out/4 channels, their outputs side by side."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        half, quarter = out // 2, out // 4
+        self.bn1, self.conv1 = nn.BatchNorm2d(channels), _conv3(channels, half)
+        self.bn2, self.conv2 = nn.BatchNorm2d(half), _conv3(half, quarter)
+        self.bn3, self.conv3 = nn.BatchNorm2d(quarter), _conv3(quarter, quarter)
+        self.downsample = nn.Sequential()
+        if channels != out:
+            short = nn.Conv2d(channels, out, 1, bias=False)
+            self.downsample.extend([nn.BatchNorm2d(channels), nn.ReLU(), short])
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.conv1(F.relu(self.bn1(x)))
+        second = self.conv2(F.relu(self.bn2(first)))
+        third = self.conv3(F.relu(self.bn3(second)))
+        return torch.cat([first, second, third], dim=1) + self.downsample(x)
+
+
+def _conv3(channels: int, out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, 3, padding=1, bias=False)
+
+
+class Hourglass(nn.Module):
+    """Recursive down and up: a skip branch b1 at each level, b2 on the way down, b3 on the way up."""
+
+    def __init__(self, channels: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.depth = depth
+        self.dropout = nn.Dropout(dropout)
+        for level in range(depth, 0, -1):
+            for branch in ("b1", "b2", "b3"):
+                self.add_module(f"{branch}_{level}", ConvBlock(channels, channels))
+        self.b2_plus_1 = ConvBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._level(self.depth, x)
+
+    def _level(self, level: int, x: Tensor) -> Tensor:
+        b1, b2, b3 = (self.get_submodule(f"{branch}_{level}") for branch in ("b1", "b2", "b3"))
+        low = b2(F.max_pool2d(x, 2))
+        low = b3(self._level(level - 1, low) if level > 1 else self.b2_plus_1(low))
+        return self.dropout(b1(x)) + F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+class FanTrunk(nn.Module):
+    """Face crop to f_mot as released: a face-alignment network with three patch attentions, and one linear layer."""
+
+    def __init__(self, config: MotionEncoderConfig) -> None:
+        super().__init__()
+        a, b, c = config.widths
+        size, attention = config.image_size, (config.attention_dim, config.attention_heads)
+        self.conv1, self.bn1 = nn.Conv2d(3, a, 7, stride=2, padding=3), nn.BatchNorm2d(a)
+        self.conv2 = ConvBlock(a, b)
+        self.conv3 = ConvBlock(b, b)
+        self.conv4 = ConvBlock(b, c)
+        self.m0 = Hourglass(c, config.hourglass_depth, config.dropout)
+        self.top_m_0 = ConvBlock(c, c)
+        self.conv_last0, self.bn_end0 = nn.Conv2d(c, c, 1), nn.BatchNorm2d(c)
+        self.l0, self.bn5 = nn.Conv2d(c, config.maps, 1), nn.BatchNorm2d(config.maps)
+        self.conv6 = nn.Conv2d(config.maps, 1, 3, stride=2, padding=1)
+        self.fc = nn.Linear((size // 8) ** 2, config.f_mot)
+        self.att_1 = PatchAttention(b, size // 2, 4, *attention)
+        self.att_2 = PatchAttention(c, size // 4, 2, *attention)
+        self.att_3 = PatchAttention(c, size // 4, 2, *attention)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(faces)))
+        x = F.max_pool2d(self.att_1(self.conv2(x)), 2)
+        x = self.att_2(self.conv4(self.conv3(x)))
+        x = self.bn_end0(self.conv_last0(self.top_m_0(self.m0(x))))
+        x = F.relu(self.bn5(self.l0(F.relu(self.att_3(x)))))
+        return self.fc(F.relu(self.conv6(x).flatten(1)))
+
+
 class MotionEncoder(nn.Module):
     """Faces [N,3,S,S] RGB in [-1,1] and their placement f_rts [N,3] -> motion tokens [N,L,c]."""
 
@@ -94,7 +173,7 @@ class MotionEncoder(nn.Module):
         super().__init__()
         own = config.motion_encoder
         width = config.motion_tokens * config.motion_token_dim
-        self.model = SmallTrunk(own)
+        self.model = FanTrunk(own) if own.kind == "fan" else SmallTrunk(own)
         self.latent_dropout = nn.Dropout(own.latent_dropout)
         self.bbox_proj = nn.Sequential(
             nn.Linear(3, own.rts_hidden), nn.ReLU(), nn.Dropout(0.0), nn.Linear(own.rts_hidden, own.rts_hidden)
