@@ -42,7 +42,7 @@ def eyes(skin: Surface, who: Traits, pose: Pose) -> Eyes:
     blink, brow = (torch.where(right, pair[1], pair[0]) for pair in (pose.blink, pose.brow))
     out, y = skin.x.abs() - who.eye_spacing, skin.y - 0.015
     across = out / (0.130 * who.eye_size)
-    arch = (1 - across * across) * (1 + 0.22 * across) * who.eye_size
+    arch = (1 - across * across).clamp_min(0) * (1 + 0.22 * across) * who.eye_size
     open_lid = arch * (-0.092 * (1 + 0.14 * brow))
     lower = arch * (0.060 * (1 - 0.75 * pose.cheek))
     upper = torch.lerp(open_lid, lower + 0.012 * arch, blink)
@@ -90,7 +90,7 @@ def paint_brows(canvas: Canvas, skin: Surface, who: Traits, pose: Pose) -> None:
     middle = who.brow_y + 0.028 - 0.085 * brow.clamp_min(0) - arch - frown * (0.030 - 0.062 * across)
     middle = middle + 0.010 * across
     half = who.brow_thickness * (1 - 0.45 * across.clamp(-1, 1)) * (1 - across.square().square()).clamp_min(0).sqrt_()
-    distance = (skin.y - middle).abs_() - half
+    distance = (skin.y - middle).abs_() - half + 0.5 * (across.abs() - 1).clamp_min(0)
     canvas.over((who.hair * 0.62).lerp(who.skin * 0.35, 0.35), 0.92 * cover(distance, skin.pixel_y * 1.3))
 
 
@@ -111,7 +111,7 @@ def mouth(skin: Surface, who: Traits, pose: Pose) -> Mouth:
     half = who.mouth_width * (1 + 0.28 * pose.smile) * (1 - 0.45 * pose.pucker)
     across = skin.x / half
     arch = 1 - across * across
-    line = who.mouth_y - 0.105 * pose.smile * (across.square() - 0.45)
+    line = who.mouth_y - 0.115 * (pose.smile + 0.16) * (across.square() - 0.45)
     gap = 0.185 * pose.jaw * (1 - 0.25 * pose.pucker) + 0.040 * pose.smile.clamp_min(0)
     full = who.lip_fullness * (1 + 0.55 * pose.pucker - 0.15 * pose.smile.clamp_min(0))
     bow = 1 - 0.30 * spot(skin.x, torch.zeros_like(half), 0.035, 1.0)
@@ -119,8 +119,8 @@ def mouth(skin: Surface, who: Traits, pose: Pose) -> Mouth:
     opening_bottom = line + 0.95 * gap * arch
     round_ = arch * (1.25 - 0.25 * arch)
     return Mouth(
-        across, skin.y, opening_top - 0.036 * full * round_ * bow, opening_top, opening_bottom,
-        opening_bottom + 0.048 * full * round_,
+        across, skin.y, opening_top - 0.042 * full * round_ * bow, opening_top, opening_bottom,
+        opening_bottom + 0.055 * full * round_,
     )  # fmt: skip
 
 

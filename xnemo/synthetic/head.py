@@ -22,7 +22,7 @@ def head(canvas: Canvas, who: Traits, pose: Pose) -> None:
     straight_u, straight_v = bend.straighten(u, v)
     hit = cast(pose, (who.width, who.height, who.depth), straight_u, straight_v)
     nose = _nose(who, pose, bend, u, v)
-    cap = _hair_cap(who, pose, u, v)
+    cap = _hair_cap(who, pose, u, v, hit)
     _ears(canvas, who, pose, u, v, hit, behind=True)
     _face(canvas, who, pose, hit, nose, cap)
     _hair(canvas, who, pose, cap, hit, pixel)
@@ -48,6 +48,7 @@ class Nose:
     edge: Tensor  # signed distance to the lower half of its outline
     across: Tensor  # from the tip, in the plane of the face
     below: Tensor
+    contour: Tensor  # 1 along the outline of the tip, where light does not reach
 
 
 def _nose(who: Traits, pose: Pose, bend: Egg, u: Tensor, v: Tensor) -> Nose:
@@ -63,10 +64,11 @@ def _nose(who: Traits, pose: Pose, bend: Egg, u: Tensor, v: Tensor) -> Nose:
     eu = (u - au - along * du) / (radius * (1 + 0.20 * along))
     ev = (v - av - along * dv) / radius
     e2 = eu * eu + ev * ev
-    weight = (1.7 * (1 - e2)).clamp_(0, 1) * (0.15 + 0.85 * along * along)
+    weight = (1.5 * (1 - e2)).clamp_(0, 1) * (0.25 + 0.75 * along * along)
     return Nose(
         (eu, ev, (1 - e2).clamp_min(0).sqrt_()), weight, (e2.sqrt() - 1) * radius + 0.25 * (1 - along),
         (u - bu) / pose.turn(0, 0).clamp_min(0.5), v - bv,
+        ((e2.sqrt() - 1.05) / 0.28).square_().neg_().exp_() * along.square().square(),
     )  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def _face(canvas: Canvas, who: Traits, pose: Pose, hit: Hit, nose: Nose, cap: "C
     face.paint_brows(paper, skin, who, pose)
     face.paint_lips(paper, skin, lips, who)
     light, shine = _light(who, pose, hit, nose)
-    light = light * _creases(skin, who, pose, cap)
+    light = light * (_creases(skin, who, pose, cap) - 0.20 * nose.contour)
     paper.rgb.mul_(torch.lerp(rgb((0.52, 0.37, 0.38), light), rgb((1.10, 1.07, 1.04), light), light[:, None]))
     nostril = cover(((nose.across.abs() - 0.034) / 1.4).square().add((nose.below - 0.040).square()).sqrt() - 0.0135, pixel * 1.5)
     paper.over(who.skin * rgb((0.34, 0.22, 0.22), light), 0.85 * nostril)
@@ -97,9 +99,10 @@ def _light(who: Traits, pose: Pose, hit: Hit, nose: Nose) -> tuple[Tensor, Tenso
     normal = [n + nose.weight * (m - n) for n, m in zip(hit.normal, nose.normal, strict=True)]
     lx, ly, lz = pose.direction(0.55 * who.light_side, -0.50, 0.67)
     facing = normal[0] * lx + normal[1] * ly + normal[2] * lz
-    light = (facing * 0.62 + 0.42).clamp_(0, 1)
+    rim = (1 - normal[2].clamp(0, 1)).pow_(4) * (0.5 + 0.5 * (normal[0] * who.light_side).clamp(-1, 1))
+    light = (facing * 0.66 + 0.38 + 0.18 * rim).clamp_(0, 1)
     hx, hy, hz = pose.direction(0.30 * who.light_side, -0.30, 0.905)
-    shine = (normal[0] * hx + normal[1] * hy + normal[2] * hz).clamp_min(0).pow_(22).mul_(0.11)
+    shine = (normal[0] * hx + normal[1] * hy + normal[2] * hz).clamp_min(0).pow_(22).mul_(0.13)
     return light, shine
 
 
@@ -107,7 +110,7 @@ def _creases(skin: face.Surface, who: Traits, pose: Pose, cap: "Cap") -> Tensor:
     """What keeps light away: eye sockets, the sides of the nose, under the lip, smile folds, the hair above."""
     x = skin.x.abs()
     shade = 1 - 0.26 * spot(x - who.eye_spacing + 0.075, skin.y + 0.055, 0.085, 0.060)
-    shade -= 0.22 * spot(x, skin.y - who.nose_tip_y - 0.065, 0.085, 0.035)
+    shade -= 0.34 * spot(x, skin.y - who.nose_tip_y - 0.075, 0.085, 0.032)
     shade -= 0.16 * spot(x, skin.y - who.mouth_y - 0.105 - 0.17 * pose.jaw, 0.10, 0.028)
     fold = x - 0.120 - 0.62 * (skin.y - who.nose_tip_y).clamp(0, 0.3)
     shade -= (0.05 + 0.25 * pose.smile.clamp_min(0)) * spot(fold, skin.y - who.nose_tip_y - 0.10, 0.020, 0.10)
@@ -137,23 +140,26 @@ class Cap:
 
     hit: Hit
     inside: Tensor
+    root: Tensor  # the same without sideburns: how far hair may stand out from the skull
 
 
-def _hair_cap(who: Traits, pose: Pose, u: Tensor, v: Tensor) -> Cap:
+def _hair_cap(who: Traits, pose: Pose, u: Tensor, v: Tensor, skull: Hit) -> Cap:
     volume = who.hair_volume
-    axes = (who.width * (1.06 + 0.10 * volume), who.height * (1.02 + 0.06 * volume), who.depth * (1.06 + 0.06 * volume))
+    axes = (who.width * (1.06 + 0.10 * volume), who.height * (1.03 + 0.08 * volume), who.depth * (1.06 + 0.06 * volume))
     lift = -0.045 - 0.035 * volume
     cu, cv, _ = pose.project(0.0, lift, -0.03)
     hit = cast(pose, axes, u - cu, v - cv)
     x, y = hit.x / axes[0], hit.y + lift
-    parted = who.hair_parting * 0.16
-    front = who.hairline_y + 0.20 * (x - parted).square() + 0.10 * parted.sign() * (x - parted)
     long_ = (who.hair_length > 0.5).float()
+    off = x - 0.32 * who.hair_parting
+    swept = 0.05 * off * who.hair_parting.sign() + 0.16 * off.square()
+    curtain = 0.52 * (off.square() + 0.004).sqrt() - 0.06
+    front = who.hairline_y + torch.lerp(swept, curtain, long_)
     side = -0.02 + 0.75 * long_
     nape = 0.36 + 0.50 * long_
-    line = torch.lerp(front, side, step(x.abs(), 0.80 - 0.06 * long_, 0.97))
-    line = torch.lerp(line, nape, step(hit.z, 0.02, -0.12))
-    return Cap(hit, line - y)
+    back = step(hit.z, -0.06, -0.28)
+    line = torch.lerp(torch.lerp(front, side, step(x.abs(), 0.80 - 0.06 * long_, 0.97)), nape, back)
+    return Cap(hit, line - y, torch.lerp(front, nape, step(skull.z, -0.06, -0.28)) - y)
 
 
 def _hair(canvas: Canvas, who: Traits, pose: Pose, cap: Cap, skull: Hit, pixel: Tensor) -> None:
@@ -167,9 +173,9 @@ def _hair(canvas: Canvas, who: Traits, pose: Pose, cap: Cap, skull: Hit, pixel: 
     light = light + 0.05 * (23 * strand).sin_() + 0.05 * fine * (61 * strand + 4 * hit.y).sin_()
     band = spot((ny + 0.62) + 0.06 * (23 * strand).sin_(), torch.zeros_like(pixel), 0.16, 1.0)
     light = light * (1 - 0.35 * step(cap.inside, 0.08, 0.0))
-    colour = lit(who.hair, light.clamp_(0, 1), rgb((0.40, 0.38, 0.42), nx), rgb((1.30, 1.26, 1.22), nx))
+    colour = lit(who.hair, light.clamp_(0, 1), rgb((0.36, 0.34, 0.38), nx), rgb((1.34, 1.30, 1.25), nx))
     colour = colour + (0.16 * band * nz)[:, None] * (0.35 + 0.65 * who.hair)
-    edge = torch.maximum(hit.edge, skull.edge - 0.01 - 0.8 * cap.inside)  # hair grows out of the skin: no overhang
+    edge = torch.maximum(hit.edge, skull.edge - 0.012 - 0.28 * cap.root.clamp_min(0))  # hair grows out of the skin: no overhang
     alpha = cover(edge, pixel) * cover(-cap.inside, pixel * 1.6)
     canvas.over(colour.clamp_(0, 1), alpha)
 

@@ -27,7 +27,7 @@ def long_hair(canvas: Canvas, who: Traits, pose: Pose) -> None:
     distance = (dx.clamp_min(0).square_() + dy.clamp_min(0).square_()).sqrt_() + torch.maximum(dx, dy).clamp_max(0)
     alpha = cover(distance - round_, canvas.pixel / pose.scale) * (who.hair_length > 0.5)
     across = (u / half).clamp(-1, 1)
-    light = 0.42 - 0.20 * across * across + 0.05 * (17 * across + 3 * v).sin_()
+    light = 0.66 - 0.26 * across * across + 0.07 * (15 * across + 2 * v).sin_() - 0.10 * step(v, 0.1, 0.8)
     canvas.over(who.hair * light[:, None], alpha)
 
 
