@@ -86,7 +86,7 @@ def hand_over(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     network.load_state_dict({**tensors, **tables}, assign=True)
 
 
-def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def cast_to(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """The tensor in `dtype`; counters and other integers stay what they are."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
@@ -137,7 +137,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
     try:
         config = ModelConfig.model_validate_json((folder / CONFIG).read_text())
     except ValidationError as error:
-        raise XNeMoError(f"{folder / CONFIG}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}") from None
+        raise XNeMoError(f"{folder / CONFIG}: {reason(error)}; was it written by another version?") from None
     with without_values():
         model = XNeMo(config)
     tensors = read_safetensors(folder / MODEL, device, dtype)
@@ -145,6 +145,14 @@ def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
         raise XNeMoError(f"{report}; save the model again with this version")
     hand_over(model, tensors)
     return model.to(device=device, dtype=dtype).eval()
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error; of a configuration's, the key and what is wrong with it."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return " ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def check_digests(folder: Path) -> None:
@@ -166,7 +174,7 @@ def read_safetensors(
     """The file's tensors, mapped rather than read where no cast is needed."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            return {name: cast(file.get_tensor(name), dtype) for name in file.keys()}  # noqa: SIM118
+            return {name: cast_to(file.get_tensor(name), dtype) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise XNeMoError(f"{path} is not a readable safetensors file ({error}): copy or download it again") from None
 
@@ -183,5 +191,5 @@ def locate(name: str | Path, files: Iterable[str]) -> Path:
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(files)))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise XNeMoError(f"{name} is neither a folder here nor a repository that can be fetched: {reason}") from None
+        message = f"{name} is neither a folder here nor a repository that can be fetched: {reason(error)}"
+        raise XNeMoError(message) from None
