@@ -1,0 +1,176 @@
+"""From a video to clips: decode, find faces, cut shots, follow each face, filter, crop (training recipe A1).
+
+Runs in a sandboxed child, on one part of a video at a time; what it returns is plain data. Frames are decoded
+once, at no more than `max_side`, and only JPEG bytes leave. What is left out is counted by reason.
+"""
+
+import functools
+from collections import Counter
+from itertools import pairwise
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines import tracks
+from pipelines.tracks import Track
+from xnemo.media import faces, images, video
+from xnemo.media.limits import Limits
+
+
+class ClipConfig(BaseModel):
+    """What makes a clip. Lengths in frames at `fps`, sizes in pixels; a track that fails is counted by reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fps: float = Field(25.0, gt=0)
+    size: int = Field(512, ge=32, le=2048)
+    """Frames are stored as size x size."""
+    jpeg_quality: int = Field(95, ge=50, le=100)
+    max_side: int = Field(1280, ge=128)
+    """Videos are shrunk to this longer side while they are read; bounds memory."""
+    min_frames: int = Field(32, ge=1)
+    max_frames: int = Field(125, ge=1)
+    """Longer stretches are cut into clips of at most this length; a clip is the unit of random reading."""
+    faces: Literal["one", "largest", "each"] = "one"
+    """one: frames with several faces end a clip (recipe); largest: keep the largest; each: a clip per face."""
+    min_face_px: float = Field(200.0, ge=0)
+    """Longer side of the box, in source pixels."""
+    min_source_fps: float = Field(20.0, ge=0)
+    max_jump: float = Field(0.25, gt=0)
+    """Move of the centre between frames, in box sides; more means the detector lost the face."""
+    max_scale_step: float = Field(0.2, gt=0)
+    """|log| of the box side ratio between frames."""
+    max_gap: int = Field(2, ge=0)
+    """Frames without a face that are bridged by interpolation."""
+    min_detection_rate: float = Field(0.9, ge=0, le=1)
+    min_sharpness: float = Field(0.0, ge=0)
+    shot_cut: float = Field(0.12, gt=0)
+    """Mean change of a 32 x 32 thumbnail, of full scale, that starts a new shot."""
+    detector: Literal["auto", "blazeface", "sfd", "haar"] = "auto"
+    audio: bool = False
+
+
+def examine(path: str, limits: Limits) -> dict[str, Any]:
+    """Header of a video as plain data; `video_info` puts it together again. Raises MediaError."""
+    return vars(video.probe(path, limits))
+
+
+def video_info(plain: dict[str, Any]) -> video.VideoInfo:
+    """What `examine` found."""
+    return video.VideoInfo(**plain)
+
+
+def extract(path: str, info: dict[str, Any], start: float, end: float, config: ClipConfig,
+            limits: Limits) -> dict[str, Any]:
+    """Clips of the frames in [start, end) seconds: {"clips": [...], "dropped": {reason: frames}, "frames": n}.
+
+    A clip is a dict of the columns this module knows: span, boxes, crop_box, frames, quality, ... Raises
+    MediaError for a damaged file.
+    """
+    cv2.setNumThreads(1)
+    header = video_info(info)
+    finder = _detector(config.detector)
+    frames = [frame for batch in video.stream_frames(path, fps=config.fps, max_side=config.max_side, start=start,
+                                                     end=end, limits=limits, info=header) for frame in batch]
+    found = [finder.detect(frame, quick=True) for frame in frames]
+    shots = shot_starts(frames, config.shot_cut)
+    scale = header.width / frames[0].shape[1]
+    dropped: Counter[str] = Counter()
+    clips = []
+    for track in tracks.follow(found, shots, config, scale, dropped):
+        reason = _reject(frames, track, finder, config)
+        if reason:
+            dropped[reason] += len(track.boxes)
+            continue
+        clip = _clip(frames, track, scale, config)
+        begin = start + track.first / config.fps
+        clip["span"] = [begin, begin + len(track.boxes) / config.fps]
+        clip["detector"] = finder.name
+        clip["audio"] = _sound(path, header, clip["span"], config, limits)
+        clips.append(clip)
+    return {"clips": clips, "dropped": dict(+dropped), "frames": len(frames)}
+
+
+@functools.cache
+def _detector(name: str) -> faces.FaceDetector:
+    return faces.detector(name)
+
+
+def shot_starts(frames: list[np.ndarray], threshold: float) -> set[int]:
+    """Indices at which a new shot begins, the first frame among them.
+
+    A cut is a change of the thumbnail beyond `threshold` that also stands out threefold against the changes
+    just before and after it, so fast motion is no cut.
+    """
+    small = [cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for frame in frames]
+    change = np.array([0.0] + [float(np.abs(b - a).mean()) for a, b in pairwise(small)])
+    starts = {0}
+    for at in np.flatnonzero(change > threshold):
+        around = np.concatenate([change[max(1, at - 2):at], change[at + 1:at + 3]])
+        if len(around) == 0 or change[at] > 3 * around.mean():
+            starts.add(int(at))
+    return starts
+
+
+def _reject(frames: list[np.ndarray], track: Track, finder: faces.FaceDetector, config: ClipConfig) -> str | None:
+    """The reason against a track that needs its pixels: too blurred, or no human face at a second look."""
+    if track.detection_rate < config.min_detection_rate:
+        return "face_lost"
+    if config.min_sharpness and _sharpness(frames, track) < config.min_sharpness:
+        return "blurred"
+    looks = [0, len(track.boxes) // 2, len(track.boxes) - 1]
+    seen = [any(tracks.iou(track.boxes[at], np.array(face.box)) > 0.3
+                for face in finder.detect(frames[track.first + at])) for at in looks]
+    return "not_a_face" if sum(seen) < 2 else None
+
+
+def _sharpness(frames: list[np.ndarray], track: Track) -> float:
+    values = []
+    for at in np.linspace(0, len(track.boxes) - 1, min(5, len(track.boxes))).astype(int):
+        face = cut(frames[track.first + at], track.boxes[at], 128)
+        values.append(cv2.Laplacian(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+    return float(np.median(values))
+
+
+def _clip(frames: list[np.ndarray], track: Track, scale: float, config: ClipConfig) -> dict[str, Any]:
+    from xnemo.crops import clip_square
+
+    # whole pixels, so that the crop is a copy and one resize
+    left, top, right, _ = np.round(clip_square(track.boxes))
+    side = max(1.0, right - left)
+    window = np.array([left, top, left + side, top + side])
+    boxes = (track.boxes - np.tile(window[:2], 2)) * (config.size / side)
+    pictures = [images.encode_jpeg(cut(frames[track.first + at], window, config.size), config.jpeg_quality)
+                for at in range(len(boxes))]
+    return {
+        "first": track.first,
+        "face": track.number,
+        "crop_box": (window * scale).tolist(),
+        "face_boxes": boxes.astype(np.float32),
+        "frames": pictures,
+        "quality": {"detection_rate": track.detection_rate, "sharpness": _sharpness(frames, track),
+                    "min_face_px": float(tracks.sides(track.boxes).min() * scale), "max_jump": track.max_jump},
+    }
+
+
+def cut(frame: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
+    """The part of uint8 [H, W, 3] inside a box (rounded to whole pixels), black outside, as [size, size, 3]."""
+    left, top, right, bottom = (round(float(value)) for value in window)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    inside = frame[max(0, top):max(0, bottom), max(0, left):max(0, right)]
+    if inside.shape[0] < bottom - top or inside.shape[1] < right - left:
+        above, before = max(0, -top), max(0, -left)
+        padded = np.zeros((bottom - top, right - left, 3), np.uint8)
+        padded[above:above + inside.shape[0], before:before + inside.shape[1]] = inside
+        inside = padded
+    return images.resize(inside, size, size)
+
+
+def _sound(path: str, header: video.VideoInfo, span: list[float], config: ClipConfig, limits: Limits) -> bytes | None:
+    if not (config.audio and header.has_audio):
+        return None
+    from xnemo.media import sound
+
+    return sound.cut_sound(path, span[0], span[1], limits=limits)
