@@ -5,13 +5,17 @@ Sample ids count up for ever: step s of batch B trains on ids [s·B, (s+1)·B), 
 world size changes which sample comes next, nor its id, which also keys its noise.
 """
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnemo_platform.errors import PlatformError
+
+T = TypeVar("T")
 
 
 class Sample(NamedTuple):
@@ -57,3 +61,14 @@ def micro_batch(batch: int, world: int, accumulate: int) -> int:
             f"choose a multiple of {world * accumulate}."
         )
     return size
+
+
+def ahead(build: Callable[[int], T], steps: range) -> Iterator[tuple[int, T]]:
+    """(step, build(step)) in order; the next one is built in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
+        coming = pool.submit(build, steps.start) if steps else None
+        for step in steps:
+            assert coming
+            ready = coming.result()
+            coming = pool.submit(build, step + 1) if step + 1 < steps.stop else None
+            yield step, ready

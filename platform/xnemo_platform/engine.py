@@ -1,0 +1,291 @@
+"""The one training loop: any `Task`, under DeepSpeed ZeRO 0-3, resumable to the bit.
+
+Every training of this project (three stages, tokenizer, generator) is this loop with another task. The task
+brings networks, losses and data; the loop owns order, gradients, averages, checkpoints and records. Read
+`train` first.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from xnemo_platform import feed, tracking
+from xnemo_platform.checkpoint import Checkpoints, State, require_same
+from xnemo_platform.config import Config, diff
+from xnemo_platform.errors import PlatformError
+from xnemo_platform.progress import Progress
+from xnemo_platform.trainee import Group, TorchRanks, Trainee, gathered
+
+
+class LoopConfig(Config):
+    """Numbers of one training that do not depend on what is trained."""
+
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)  # global: over all workers and accumulation steps
+    accumulate: int = Field(default=1, gt=0)
+    lr: float = Field(default=1e-5, gt=0)
+    warmup: int = Field(default=1, ge=0)  # steps of linear rise
+    schedule: Literal["constant", "cosine"] = "constant"
+    lr_final: float = Field(default=0.1, ge=0, le=1)  # where the cosine ends, as a part of lr
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    bad_steps: int = Field(default=3, ge=0)  # non-finite steps in a row that are skipped before the run stops
+    seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=1, gt=0)
+    zero: Literal[0, 1, 2, 3] = 0
+    offload: bool = False  # optimizer states in host memory (ZeRO 2 and 3)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU
+    cpus: float = Field(default=1.0, gt=0)  # logical CPUs of one worker
+    threads: int = Field(default=1, gt=0)  # torch threads of one worker
+    max_failures: int = Field(default=2, ge=0)  # restarts after a lost worker
+    log_every: int = Field(default=10, gt=0)
+    save_every: int = Field(default=500, gt=0)
+    validate_every: int = Field(default=500, gt=0)
+    keep: int = Field(default=2, gt=0)  # checkpoints
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LoopConfig":
+        feed.micro_batch(self.batch, self.workers, self.accumulate)
+        if self.offload and self.zero < 2:
+            raise ValueError("offload needs zero 2 or 3")
+        return self
+
+
+MAY_CHANGE = ("workers", "accumulate", "cpus", "threads", "max_failures", "log_every", "save_every",
+              "validate_every", "keep", "bad_steps")
+"""Keys of `LoopConfig` that a resumed run may change: they move no weight (up to rounding)."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a task found on its held-out data: numbers, and pictures uint8 [H,W,3] RGB."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+class Average(Protocol):
+    """A moving average of the trained weights."""
+
+    def update(self) -> None: ...
+    def swap(self) -> AbstractContextManager[None]: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Task(Protocol):
+    """What is trained. Modules lie on their device when the loop gets them."""
+
+    module: nn.Module  # forward(batch) -> {"loss": scalar, ...}; "loss" is minimised, the others are recorded
+    groups: list[Group]  # the trained parameters of `module`; nothing frozen
+    adversary: nn.Module | None  # likewise, after each backward of `module`, which must leave it no gradient
+    adversary_groups: list[Group]
+    average: Average | None
+    rows: int  # of the training data
+
+    def batch(self, samples: list[feed.Sample]) -> Any:
+        """The batch of these samples, on the device. Called in another thread; depends on nothing else."""
+
+    def validate(self, step: int) -> Validation:
+        """Every rank calls this with the averaged weights in place, in evaluation mode or not as it sees fit."""
+
+    def export(self, folder: Path) -> None:
+        """Write the finished model. Rank 0 calls it with the averaged weights in place."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run lives and what it was asked to be."""
+
+    folder: Path
+    config: dict[str, Any]  # the whole configuration, for the record
+    fingerprint: str  # of what must not change
+
+
+def train(task: Task, config: LoopConfig, run: Run) -> dict[str, float]:
+    """Train from the newest checkpoint of `run`, or from the task's fresh weights, to `config.steps`.
+
+    Every rank calls this; Ray Train, torchrun or nobody may have set up the process group. Returns the last
+    metrics, the same on every rank. Raises `PlatformError` after `config.bad_steps` non-finite steps in a row.
+    """
+    ranks = TorchRanks()
+    loop = _Loop(task, config, run, ranks)
+    first = loop.resume()
+    with tracking.Outbox(run.folder, active=ranks.rank == 0) as outbox:
+        progress, found = Progress(config, first, ranks), {}
+        for step, batches in _batches(task, config, first, ranks):
+            progress.loaded()
+            losses, norms = loop.update(step, batches)
+            if task.average:
+                with gathered(loop.main.params):
+                    task.average.update()
+            done = step + 1
+            progress.stepped(done, losses, norms)
+            if _due(done, config.log_every, config):
+                outbox.metrics(done, progress.metrics())
+            if _due(done, config.validate_every, config):
+                outbox.metrics(done, found := loop.validate(done))
+            if _due(done, config.save_every, config):
+                loop.save(done)
+    loop.export()
+    return progress.last | found
+
+
+class _Loop:
+    """The state of one training on one rank: engines, average, checkpoints."""
+
+    def __init__(self, task: Task, config: LoopConfig, run: Run, ranks: TorchRanks):
+        device = next(task.module.parameters()).device
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        self.task, self.config, self.run, self.ranks, self.device = task, config, run, ranks, device
+        self.main = Trainee(task.module, task.groups, config, ranks.world, self.bf16)
+        self.adversary = (
+            Trainee(task.adversary, task.adversary_groups, config, ranks.world, self.bf16)
+            if task.adversary else None
+        )
+        self.checkpoints = Checkpoints(run.folder / "checkpoints", config.keep)
+        self.bad = 0
+
+    def update(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """One optimizer step of each module over the micro-batches; losses (means) and gradient norms."""
+        factor = lr_factor(self.config, step)
+        losses: dict[str, Tensor] = {}
+        norms: dict[str, float] = {}
+        for i, batch in enumerate(batches):
+            last = i + 1 == len(batches)
+            found = self.main.backward(batch)
+            norms["grad_norm"] = self.main.step(factor, last)
+            if self.adversary:
+                judged = self.adversary.backward(batch)
+                norms["adversary_grad_norm"] = self.adversary.step(factor, last)
+                found |= {f"adversary_{name}": loss for name, loss in judged.items()}
+            for name, loss in found.items():
+                losses[name] = losses.get(name, 0.0) + loss / len(batches)
+        self._guard(step, losses, norms)
+        return losses, norms
+
+    def _guard(self, step: int, losses: dict[str, Tensor], norms: dict[str, float]) -> None:
+        """Count steps that were skipped for a non-finite gradient; the norm is the same on every rank."""
+        self.bad = 0 if all(map(math.isfinite, norms.values())) else self.bad + 1
+        if self.bad > self.config.bad_steps:
+            values = ", ".join(f"{name} {float(loss):.4g}" for name, loss in losses.items())
+            raise PlatformError(
+                f"step {step}: gradients were not finite {self.bad} times in a row ({values}); the weights of "
+                "the last good step are kept: lower loop.lr, or look at the samples of this step."
+            )
+
+    def resume(self) -> int:
+        """Load the newest whole checkpoint; the step to begin with. Rank 0 chooses for all."""
+        found = self.checkpoints.newest() if self.ranks.rank == 0 else None
+        found = self.ranks.gather(found)[0]
+        if not found:
+            return 0
+        state = found.state
+        if state.zero and (state.world, state.zero) != (self.ranks.world, self.config.zero):
+            raise PlatformError(
+                f"{found.folder} was written by {state.world} workers under ZeRO {state.zero}, whose shards fit "
+                f"nothing else; resume with loop.workers={state.world} loop.zero={state.zero}."
+            )
+        folder = self.checkpoints.at(found.folder)
+        require_same(state, self.run.fingerprint, diff(state.config, self.run.config), folder)
+        self.main.load(folder / "main")
+        if self.adversary:
+            self.adversary.load(folder / "adversary")
+        if self.task.average:
+            saved = torch.load(folder / "average.pt", weights_only=True, map_location=self.device)
+            self.task.average.load_state_dict(saved)
+        return state.step
+
+    def save(self, step: int) -> None:
+        """Commit a checkpoint after `step` steps."""
+        state = State(
+            step=step,
+            epoch=step * self.config.batch // self.task.rows,
+            fingerprint=self.run.fingerprint,
+            config=self.run.config,
+            run_id=tracking.run_id(self.run.folder),
+            world=self.ranks.world,
+            zero=self.config.zero,
+        )
+        self.checkpoints.save(state, self._write, self.ranks)
+
+    def _write(self, folder: Path) -> None:
+        self.main.save(folder / "main")
+        if self.adversary:
+            self.adversary.save(folder / "adversary")
+        if self.task.average and self.ranks.rank == 0:
+            torch.save(self.task.average.state_dict(), folder / "average.pt")
+
+    def validate(self, step: int) -> dict[str, float]:
+        """The task's own view of the averaged weights; pictures go to the run's folder."""
+        with self.averaged(), torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.bf16):
+            found = self.task.validate(step)
+        if self.ranks.rank == 0:
+            for name, image in found.images.items():
+                _write_png(self.run.folder / "artifacts" / "samples" / f"{name}-{step:08d}.png", image)
+        return found.metrics
+
+    def export(self) -> None:
+        """Write the finished model below the run's folder."""
+        with self.averaged(), gathered(list(self.task.module.parameters())):
+            if self.ranks.rank == 0:
+                self.task.export(self.run.folder / "export")
+        self.ranks.barrier()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block the networks hold the averaged weights, whatever the ZeRO stage."""
+        if not self.task.average:
+            yield
+            return
+        swap = self.task.average.swap()
+        with gathered(self.main.params, write=True):
+            swap.__enter__()
+        try:
+            yield
+        finally:
+            with gathered(self.main.params, write=True):
+                swap.__exit__(None, None, None)
+
+
+def lr_factor(config: LoopConfig, step: int) -> float:
+    """The learning rate of a step as a part of the configured one: linear rise, then constant or cosine."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _batches(task: Task, config: LoopConfig, first: int, ranks: TorchRanks) -> Iterator[tuple[int, list[Any]]]:
+    """(step, this rank's micro-batches), built one step ahead."""
+
+    def build(step: int) -> list[Any]:
+        samples = feed.global_batch(config.seed, step, config.batch, task.rows)
+        return [task.batch(part) for part in feed.rank_slice(samples, ranks.rank, ranks.world, config.accumulate)]
+
+    return feed.ahead(build, range(first, config.steps))
+
+
+def _due(done: int, every: int, config: LoopConfig) -> bool:
+    return done % every == 0 or done == config.steps
+
+
+def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())
+    temporary.replace(path)
