@@ -8,7 +8,7 @@ networks, `sample` (xnemo.animate) denoises, `decode` makes pictures of the late
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,18 +108,26 @@ def encode_portrait(model: XNeMo, portrait: Portrait) -> Reference:
         return Reference(model.codec.encode(image), model.context(image), null[None])
 
 
-@torch.no_grad()
 def encode_driving(model: XNeMo, driving: Driving, progress: Progress | None = None) -> Motion:
     """f_mot of every frame, once; with f_rts and the frame rate it is all the sampler needs of the driver."""
+    faces = driving.faces(model.config.motion_encoder.image_size)
+    return encode_faces(model, faces, driving.f_rts, driving.fps, progress)
+
+
+@torch.no_grad()
+def encode_faces(
+    model: XNeMo, faces: Iterable[np.ndarray], f_rts: np.ndarray, fps: float, progress: Progress | None = None
+) -> Motion:
+    """As `encode_driving`, from batches of face crops uint8 [n,M,M,3]."""
     codes: list[Tensor] = []
     done = 0
     with evaluating(model):
-        for faces in driving.faces(model.config.motion_encoder.image_size):
-            codes += [model.motion_encoder.encode(signed(model, part)).float().cpu() for part in _split(faces)]
-            done += len(faces)
+        for batch in faces:
+            codes += [model.motion_encoder.encode(signed(model, part)).float().cpu() for part in _split(batch)]
+            done += len(batch)
             if progress:
-                progress("motion", done, len(driving))
-    return Motion(torch.cat(codes).numpy(), driving.f_rts, driving.fps)
+                progress("motion", done, len(f_rts))
+    return Motion(torch.cat(codes).numpy(), f_rts, fps)
 
 
 @torch.no_grad()

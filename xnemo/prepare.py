@@ -106,29 +106,32 @@ def prepare_driving(
     start: float | None = None,
     end: float | None = None,
     max_frames: int | None = None,
+    fps: float | None = None,
     limits: Limits = LIMITS,
     progress: Progress | None = None,
 ) -> Driving:
     """Read the video once and find its face in every frame. Raises MediaError (`no_face`, `face_lost`, …).
 
-    portrait is needed for "absolute" only, and must then have the video's aspect ratio.
+    fps: resample to this rate (default: the video's own). portrait is needed for "absolute" only, and must then have
+    the video's aspect ratio.
     """
     path, start, detector = Path(path), start or 0.0, detector or default_detector()
     info = probe(path, limits)
     if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
         raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
-    total = math.ceil((min(end or info.duration, info.duration) - start) * info.fps)
+    rate = fps or info.fps
+    total = min(math.ceil((min(end or info.duration, info.duration) - start) * rate), max_frames or 1 << 40)
     seen: list[Sequence[Face]] = []
     frame = np.zeros((0, 0, 3))
-    for frames in stream_frames(path, fps=info.fps, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames,
+    for frames in stream_frames(path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames,
                                 limits=limits, info=info):
         for frame in frames:
             seen.append(detector.detect(frame))
         if progress:
             progress("faces", len(seen), max(total, len(seen)))
-    boxes = crops.smooth_boxes(bridge(follow(seen), info.fps, path.name), SIGMA_S * info.fps)
+    boxes = crops.smooth_boxes(bridge(follow(seen), rate, path.name), SIGMA_S * rate)
     f_rts = _f_rts(boxes, head_motion, portrait, (frame.shape[1], frame.shape[0]))
-    return Driving(path, boxes, f_rts, info.fps, start, info.has_audio, limits)
+    return Driving(path, boxes, f_rts, rate, start, info.has_audio, limits)
 
 
 def follow(seen: Sequence[Sequence[Face]]) -> np.ndarray:
@@ -169,7 +172,7 @@ def cut(frames: np.ndarray, squares: np.ndarray, size: int) -> np.ndarray:
     height, width = frames.shape[1:3]
     left, top = np.clip(np.floor(squares[:, :2].min(0)).astype(int) - 2, 0, [width - 1, height - 1])
     right, bottom = np.clip(np.ceil(squares[:, 2:].max(0)).astype(int) + 2, [left + 1, top + 1], [width, height])
-    part = torch.from_numpy(np.ascontiguousarray(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2).float()
+    part = torch.from_numpy(np.array(frames[:, top:bottom, left:right])).permute(0, 3, 1, 2).float()
     moved = torch.from_numpy(squares - np.array([left, top, left, top]))
     shrink = float(np.median(squares[:, 2] - squares[:, 0])) / size
     out = crops.face_crop(part, moved, size, supersample=max(1, round(shrink)))

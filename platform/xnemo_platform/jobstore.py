@@ -159,6 +159,10 @@ class JobStore:
     def find(self, job_id: str) -> Job | None:
         return self._one(sa.select(_JOBS).where(_JOBS.c.id == job_id))
 
+    def find_key(self, key: str) -> Job | None:
+        """The job that was submitted with an idempotency key."""
+        return self._one(sa.select(_JOBS).where(_JOBS.c.key == key))
+
     def get(self, job_id: str) -> Job:
         """Like `find`, but an unknown id raises `JobLost`."""
         job = self.find(job_id)
@@ -277,7 +281,7 @@ class JobStore:
         self._engine.dispose()
 
     def _by_key(self, key: str | None, fingerprint: str) -> Job | None:
-        job = self._one(sa.select(_JOBS).where(_JOBS.c.key == key)) if key else None
+        job = self.find_key(key) if key else None
         if job and job.fingerprint != fingerprint:
             raise KeyReused(f"idempotency key {key!r} was used for a different request; send a new key.")
         return job

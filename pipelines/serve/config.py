@@ -1,0 +1,132 @@
+"""What the service is told at its start, and what a request may ask of it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from xnemo.media.limits import Limits as MediaLimits
+from xnemo_platform.config import Config
+from xnemo_platform.settings import settings
+
+
+class Limits(Config):
+    """What one request may bring, and how much work may wait."""
+
+    portrait_mb: float = Field(default=20, gt=0)
+    driving_mb: float = Field(default=200, gt=0)
+    pixels: int = Field(default=4096 * 2304, gt=0)
+    """Of the portrait, and of one frame of the driving video."""
+    seconds: float = Field(default=60, gt=0)
+    """Of the driving video."""
+    frames: int = Field(default=3600, gt=0)
+    steps: int = Field(default=100, gt=0)
+    queue: int = Field(default=16, gt=0)
+    """Jobs that may wait; one more is answered 429."""
+    idle_s: float = Field(default=30, gt=0)
+    """An upload that brings nothing for so long is given up (408)."""
+    upload_s: float = Field(default=600, gt=0)
+
+
+class ServeConfig(Config):
+    """The service. Paths are made absolute where the command was typed."""
+
+    model: str = "models:/xnemo@demo"
+    """A model folder, or models:/<name>@<alias>."""
+    tokenizer: str | None = None
+    """Motion tokenizer, for outpainting; as `model`."""
+    generator: str | None = None
+    """Motion generator, for outpainting; as `model`."""
+    host: str = "127.0.0.1"
+    """0.0.0.0 to be reached from other machines."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """0 takes a free one."""
+    folder: str = Field(default_factory=lambda: str(settings().home / "serve"))
+    """Uploads and results."""
+    store: str | None = None
+    """SQLAlchemy URL of the job store; default: sqlite in `folder`."""
+    samples: str | None = None
+    """Folder with portraits/ and driving/ that the page offers to try."""
+    device: str = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    windows_per_batch: int = Field(default=4, gt=0)
+    """Denoising windows of different requests that go through the network together."""
+    active: int = Field(default=4, gt=0)
+    """Requests in work at once."""
+    media_workers: int = Field(default=2, gt=0)
+    """Threads, each with a decoding process of its own, that read uploads and write results."""
+    cpus: float = Field(default=1.0, ge=0)
+    """Ray CPUs reserved for the engine."""
+    gpus: float = Field(default=0.0, ge=0)
+    keep_hours: float = Field(default=24, gt=0)
+    """Ended jobs and their files are removed after so long."""
+    limits: Limits = Limits()
+
+    def media_limits(self) -> MediaLimits:
+        """The limits as the media readers know them."""
+        limits = self.limits
+        return MediaLimits(pixels=limits.pixels, frames=limits.frames, seconds=limits.seconds,
+                           bytes=int(max(limits.portrait_mb, limits.driving_mb) * 2**20))
+
+    @property
+    def store_url(self) -> str:
+        return self.store or f"sqlite:///{self.folder}/jobs.db"
+
+
+class AnimationOptions(BaseModel):
+    """Options of one animation, as form fields beside the files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=25, ge=1, le=999, description="Denoising steps.", examples=[25])
+    guidance_scale: float = Field(default=3.5, ge=0, le=30, allow_inf_nan=False,
+                                  description="s in ε_u + s (ε_c − ε_u); 1 switches guidance off.")  # fmt: skip
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    head_motion: Literal["relative", "still"] = Field(
+        default="relative", description="Follow the driver's head, or leave the head where the portrait has it.")
+    face: int | None = Field(default=None, ge=0, le=99, description="Which face of the portrait; 0 is the largest.")
+    start: float = Field(default=0.0, ge=0, le=86400, allow_inf_nan=False, description="Seconds into the video.")
+    end: float | None = Field(default=None, gt=0, le=86400, allow_inf_nan=False)
+    label: bool = Field(default=True, description="A visible label; watermark and note are always there.")
+
+
+class MotionOptions(BaseModel):
+    """Options of one motion extraction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head_motion: Literal["relative", "still"] = "relative"
+    start: float = Field(default=0.0, ge=0, le=86400, allow_inf_nan=False)
+    end: float | None = Field(default=None, gt=0, le=86400, allow_inf_nan=False)
+    fps: float | None = Field(default=None, ge=1, le=120, allow_inf_nan=False,
+                              description="Resample to this rate; the motion models know 25.")  # fmt: skip
+
+
+class OutpaintOptions(BaseModel):
+    """How a motion is continued."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float = Field(gt=0, le=600, allow_inf_nan=False, description="Length of the result, prefix included.")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class InterpolateOptions(BaseModel):
+    """How expressions are blended: moments of motions, visited in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keys: list["Moment"] = Field(min_length=2, max_length=32)
+    seconds: float = Field(default=2.0, gt=0, le=600, allow_inf_nan=False)
+    curve: Literal["linear", "spherical"] = "linear"
+
+
+class Moment(BaseModel):
+    """One moment of a stored motion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    motion: str = Field(pattern="^[0-9a-f]{32}$", description="Id of a motion.")
+    seconds: float = Field(default=0.0, ge=0, le=86400, allow_inf_nan=False)
+
+
+InterpolateOptions.model_rebuild()
