@@ -149,17 +149,20 @@ def _hair_cap(who: Traits, pose: Pose, u: Tensor, v: Tensor, skull: Hit) -> Cap:
     lift = -0.045 - 0.035 * volume
     cu, cv, _ = pose.project(0.0, lift, -0.03)
     hit = cast(pose, axes, u - cu, v - cv)
-    x, y = hit.x / axes[0], hit.y + lift
     long_ = (who.hair_length > 0.5).float()
+    back, side = step(hit.z, -0.06, -0.28), -0.02 + 0.75 * long_
+    x, nape = hit.x / axes[0], 0.36 + 0.50 * long_
+    line = torch.lerp(_fringe(who, x), side, step(x.abs(), 0.80 - 0.06 * long_, 0.97))
+    root = torch.lerp(_fringe(who, skull.x / who.width), nape, step(skull.z, -0.06, -0.28)) - skull.y
+    return Cap(hit, torch.lerp(line, nape, back) - hit.y - lift, root)
+
+
+def _fringe(who: Traits, x: Tensor) -> Tensor:
+    """Height of the hairline over the forehead at x (1 at the temples): swept if short, a parted curtain if long."""
     off = x - 0.32 * who.hair_parting
     swept = 0.05 * off * who.hair_parting.sign() + 0.16 * off.square()
     curtain = 0.52 * (off.square() + 0.004).sqrt() - 0.06
-    front = who.hairline_y + torch.lerp(swept, curtain, long_)
-    side = -0.02 + 0.75 * long_
-    nape = 0.36 + 0.50 * long_
-    back = step(hit.z, -0.06, -0.28)
-    line = torch.lerp(torch.lerp(front, side, step(x.abs(), 0.80 - 0.06 * long_, 0.97)), nape, back)
-    return Cap(hit, line - y, torch.lerp(front, nape, step(skull.z, -0.06, -0.28)) - y)
+    return who.hairline_y + torch.where(who.hair_length > 0.5, curtain, swept)
 
 
 def _hair(canvas: Canvas, who: Traits, pose: Pose, cap: Cap, skull: Hit, pixel: Tensor) -> None:
@@ -175,7 +178,8 @@ def _hair(canvas: Canvas, who: Traits, pose: Pose, cap: Cap, skull: Hit, pixel: 
     light = light * (1 - 0.35 * step(cap.inside, 0.08, 0.0))
     colour = lit(who.hair, light.clamp_(0, 1), rgb((0.36, 0.34, 0.38), nx), rgb((1.34, 1.30, 1.25), nx))
     colour = colour + (0.16 * band * nz)[:, None] * (0.35 + 0.65 * who.hair)
-    edge = torch.maximum(hit.edge, skull.edge - 0.012 - 0.28 * cap.root.clamp_min(0))  # hair grows out of the skin: no overhang
+    root = cap.root.clamp_min(0)
+    edge = torch.maximum(hit.edge, skull.edge - 0.012 - (0.06 + 1.3 * root) * root)  # it grows out of the skin
     alpha = cover(edge, pixel) * cover(-cap.inside, pixel * 1.6)
     canvas.over(colour.clamp_(0, 1), alpha)
 

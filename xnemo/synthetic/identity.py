@@ -96,7 +96,7 @@ def traits(identity: Tensor) -> Traits:
     return Traits(
         width=0.47 * (1 + 0.11 * v["head_width"]),
         height=height,
-        depth=0.9 * height,
+        depth=0.76 * height,
         taper=0.26 + 0.10 * v["jaw_taper"],
         eye_spacing=eye_spacing,
         eye_size=1 + 0.17 * v["eye_size"],

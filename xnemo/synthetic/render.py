@@ -17,7 +17,7 @@ from xnemo.synthetic.paint import Canvas
 __all__ = ["face_boxes", "render"]
 
 BLOCK = 1 << 16  # pixels drawn at once: planes of 256 KiB stay in a core's cache
-REACH = 0.80  # half-side of the window around the head, in head units
+REACH = (0.70, 0.86)  # half-sides of the window that holds the head with hair and glasses, in head units
 
 
 @torch.no_grad()
@@ -54,5 +54,28 @@ def _draw(who: Traits, how: Pose, size: int, top: int, rows: int) -> Tensor:
     scene.long_hair(canvas, who, how)
     scene.body(canvas, who, how)
     scene.neck(canvas, who, how)
-    head(canvas, who, how)
+    _in_window(canvas, who, how)
     return rgb.clamp_(0, 1).mul_(255).add_(0.5).to(torch.uint8)
+
+
+def _in_window(canvas: Canvas, who: Traits, how: Pose) -> None:
+    """Draw the heads on cut-outs of the canvas, all of one size and each around its head, and paste them back."""
+    lefts, width = _span(canvas.x.flatten(), how.x, how.scale * REACH[0], canvas.pixel)
+    tops, height = _span(canvas.y.flatten(), how.y, how.scale * REACH[1], canvas.pixel)
+    if width <= 0 or height <= 0:
+        return
+    cuts = [(n, slice(None), slice(t, t + height), slice(c, c + width)) for n, (t, c) in enumerate(zip(tops, lefts, strict=True))]
+    x = torch.stack([canvas.x[0, :, cut[3]] for cut in cuts])
+    y = torch.stack([canvas.y[0, cut[2]] for cut in cuts])
+    window = Canvas(torch.stack([canvas.rgb[cut] for cut in cuts]), x, y, canvas.pixel)
+    head(window, who, how)
+    for n, cut in enumerate(cuts):
+        canvas.rgb[cut] = window.rgb[n]
+
+
+def _span(axis: Tensor, middle: Tensor, half: Tensor, pixel: float) -> tuple[list[int], int]:
+    """For each sample the first index of its window along an axis of pixel centres, and the size of all windows."""
+    low = (((middle - half).flatten() - axis[0]) / pixel).floor().clamp(0, len(axis)).long()
+    high = (((middle + half).flatten() - axis[0]) / pixel).ceil().clamp(-1, len(axis) - 1).long() + 1
+    size = int((high - low).max())
+    return low.clamp(max=len(axis) - max(size, 0)).tolist(), size
