@@ -101,27 +101,33 @@ def recognise(tensors: Tensors) -> str | None:
 
 
 def read_pth(path: Path) -> Tensors:
-    """A plain dict of tensors saved by torch, mapped into memory where the format allows; nothing is executed."""
+    """A plain dict of tensors saved by torch."""
+    tensors = open_pth(path)
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise XNeMoError(f"{path} is not a plain dict of tensors: save the network's state_dict() alone")
+    return dict(tensors)
+
+
+def open_pth(path: Path) -> Any:
+    """What torch saved, mapped into memory where the format allows; containers of tensors only, nothing executed."""
     if not path.is_file():
         raise XNeMoError(f"{path} is missing")
     try:
         try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap can only be used" not in str(error):
                 raise
-            tensors = torch.load(path, map_location="cpu", weights_only=True)  # torch's format before 1.6
-    except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error):
-            raise XNeMoError(f"{path} is cut short or damaged: download it again") from None
-        raise XNeMoError(
-            f"{path} holds objects that could run code and was not opened: use a file of tensors"
-        ) from None
-    except Exception:
+            return torch.load(path, map_location="cpu", weights_only=True)  # torch's format before 1.6
+    except Exception as error:
+        text = str(error)
+        if "TorchScript" in text:
+            raise XNeMoError(f"{path} is a TorchScript program and was not opened: use a file of tensors") from None
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in text:
+            raise XNeMoError(
+                f"{path} holds objects that could run code and was not opened: use a file of tensors"
+            ) from None
         raise XNeMoError(f"{path} is cut short or damaged: download it again") from None
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise XNeMoError(f"{path} is not a plain dict of tensors: save the network's state_dict() alone")
-    return dict(tensors)
 
 
 def part(folder: Path, relative: str) -> Path:

@@ -41,15 +41,13 @@ class Report:
         return bool(self.missing or self.unexpected or self.misshapen)
 
     def __str__(self) -> str:
-        parts = [
-            f"{len(names)} {what}: {', '.join(grouped(names))}"
-            for what, names in (
-                ("tensors missing", self.missing),
-                ("unexpected tensors", self.unexpected),
-                ("tensors of another shape", self.misshapen),
-            )
-            if names
-        ]
+        few, rest = self.misshapen[:8], len(self.misshapen) - 8
+        groups = {
+            f"{len(self.missing)} tensors missing": grouped(self.missing),
+            f"{len(self.unexpected)} unexpected tensors": grouped(self.unexpected),
+            f"{len(self.misshapen)} tensors of another shape": [*few, *([f"and {rest} more"] if rest > 0 else [])],
+        }
+        parts = [f"{what}: {', '.join(names)}" for what, names in groups.items() if names]
         return f"{self.source}: {'; '.join(parts) or 'every tensor fits'}"
 
 

@@ -1,6 +1,8 @@
 """The recorded networks' rules and shape, shared by the tests that compare against them."""
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -56,3 +58,11 @@ def tiny_config() -> ModelConfig:
             patch_size=32, width=32, layers=2, heads=4, feed_forward=64, projection_dim=32
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def released_folder(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in the released layout: the recorded networks' weights. Do not write to it."""
+    folder = tmp_path_factory.mktemp("released")
+    subprocess.run([sys.executable, goldens / "make_checkpoint.py", folder], check=True)
+    return folder
