@@ -24,29 +24,29 @@ class ClipConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fps: float = Field(25.0, gt=0)
-    size: int = Field(512, ge=32, le=2048)
+    fps: float = Field(default=25.0, gt=0)
+    size: int = Field(default=512, ge=32, le=2048)
     """Frames are stored as size x size."""
-    jpeg_quality: int = Field(95, ge=50, le=100)
-    max_side: int = Field(1280, ge=128)
+    jpeg_quality: int = Field(default=95, ge=50, le=100)
+    max_side: int = Field(default=1280, ge=128)
     """Videos are shrunk to this longer side while they are read; bounds memory."""
-    min_frames: int = Field(32, ge=1)
-    max_frames: int = Field(125, ge=1)
+    min_frames: int = Field(default=32, ge=1)
+    max_frames: int = Field(default=125, ge=1)
     """Longer stretches are cut into clips of at most this length; a clip is the unit of random reading."""
     faces: Literal["one", "largest", "each"] = "one"
     """one: frames with several faces end a clip (recipe); largest: keep the largest; each: a clip per face."""
-    min_face_px: float = Field(200.0, ge=0)
+    min_face_px: float = Field(default=200.0, ge=0)
     """Longer side of the box, in source pixels."""
-    min_source_fps: float = Field(20.0, ge=0)
-    max_jump: float = Field(0.25, gt=0)
+    min_source_fps: float = Field(default=20.0, ge=0)
+    max_jump: float = Field(default=0.25, gt=0)
     """Move of the centre between frames, in box sides; more means the detector lost the face."""
-    max_scale_step: float = Field(0.2, gt=0)
+    max_scale_step: float = Field(default=0.2, gt=0)
     """|log| of the box side ratio between frames."""
-    max_gap: int = Field(2, ge=0)
+    max_gap: int = Field(default=2, ge=0)
     """Frames without a face that are bridged by interpolation."""
-    min_detection_rate: float = Field(0.9, ge=0, le=1)
-    min_sharpness: float = Field(0.0, ge=0)
-    shot_cut: float = Field(0.12, gt=0)
+    min_detection_rate: float = Field(default=0.9, ge=0, le=1)
+    min_sharpness: float = Field(default=0.0, ge=0)
+    shot_cut: float = Field(default=0.12, gt=0)
     """Mean change of a 32 x 32 thumbnail, of full scale, that starts a new shot."""
     detector: Literal["auto", "blazeface", "sfd", "haar"] = "auto"
     audio: bool = False
@@ -174,3 +174,8 @@ def _sound(path: str, header: video.VideoInfo, span: list[float], config: ClipCo
     from xnemo.media import sound
 
     return sound.cut_sound(path, span[0], span[1], limits=limits)
+
+
+def check_detector(config: ClipConfig) -> None:
+    """Load the detector once, so that a missing model file stops a run before it begins. Raises XNeMoError."""
+    _detector(config.detector)

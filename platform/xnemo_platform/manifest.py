@@ -28,6 +28,7 @@ SCHEMA = pa.schema([
     ("sha256", pa.string()),
     ("unit", pa.string()),  # the unit of work that wrote it: all its rows are entered at once
     ("sources", pa.list_(pa.string())),  # lineage: fingerprints of the inputs of the unit
+    ("notes", pa.string()),  # what the writer wants to remember of the unit, JSON, or null
 ])
 _LIMIT = 1 << 30
 _KEY = b"dataset"
@@ -62,12 +63,13 @@ def description(uri: str) -> dict[str, Any]:
     return json.loads((read(uri).schema.metadata or {}).get(_KEY, b"{}"))
 
 
-def append(uri: str, rows: Iterable[Mapping[str, Any]], dataset: Mapping[str, Any] | None = None) -> pa.Table:
+def append(uri: str, rows: Iterable[Mapping[str, Any]], dataset: Mapping[str, Any] | None = None, *,
+           inputs_once: bool = False) -> pa.Table:
     """Enter rows, atomically and under a lock, and return the new table.
 
-    A unit that is there already is left as it is, so entering twice changes nothing; so is one with a source
-    that is there already, so two writers never enter one input twice. `dataset` describes the whole; it is
-    set by the first append and must not change. Raises PlatformError if it does.
+    A unit that is there already is left as it is, so entering twice changes nothing. inputs_once: the same
+    for a unit with a source that is there already, so two writers never enter one input twice. `dataset`
+    describes the whole; it is set by the first append and must not change. Raises PlatformError if it does.
     """
     with storage.lock(storage.join(uri, f".{NAME}.lock"), busy="the manifest is being written; try again"):
         table = read(uri)
@@ -75,7 +77,7 @@ def append(uri: str, rows: Iterable[Mapping[str, Any]], dataset: Mapping[str, An
         if said and dataset is not None and said != dict(dataset):
             raise PlatformError(f"{uri} holds data made in another way; choose another output folder")
         known = set(table["unit"].to_pylist())
-        taken = set(pc.list_flatten(table["sources"]).to_pylist())
+        taken = set(pc.list_flatten(table["sources"]).to_pylist()) if inputs_once else set()
         fresh = [row for row in rows if row["unit"] not in known and taken.isdisjoint(row["sources"])]
         table = pa.concat_tables([table.replace_schema_metadata(), pa.Table.from_pylist(fresh, SCHEMA)])
         table = table.sort_by([("shard", "ascending"), ("unit", "ascending")])

@@ -1,0 +1,154 @@
+"""One unit of an ingestion, in one Ray actor: its videos through the sandbox, its clips into shards.
+
+Pixels never travel through Ray: a row in is a list of sources, a row out says what was published.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import clips, plan, shards
+from pipelines.sources.source import Source
+from xnemo.media.limits import LIMITS
+from xnemo_platform import sandbox, storage
+from xnemo_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from pipelines.preprocess import IngestConfig
+
+CODE_VERSION = "1"  # raise it when the same video would give other clips
+_PARENT_BUG = "error"
+
+
+class Ingest:
+    """A Ray Data actor. Holds one sandboxed child for all its videos."""
+
+    def __init__(self, config: "IngestConfig", version: str):
+        self.config, self.version = config, version
+        self.box = sandbox.Sandbox(sandbox.Limits(seconds=config.timeout_s, memory=int(config.memory_gb * 2**30)))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """{"unit": text} to {"record": text}; {"error": sentence} if the output cannot be written."""
+        unit, group = plan.decode(row["unit"])
+        try:
+            record = self.ingest(unit, group)
+            plan.publish_record(self.config.output, self.version, record)
+            return {"record": json.dumps(record), "error": ""}
+        except PlatformError as error:  # what went wrong is ours, not the data's: the run must stop
+            return {"record": "", "error": str(error)}
+
+    def ingest(self, unit: str, group: list[Source]) -> dict[str, Any]:
+        """Publish the shards of a unit and return its record."""
+        self.rejected: list[dict[str, Any]] = []
+        self.dropped: Counter[str] = Counter()
+        self.frames = 0
+        rows = (row for source in group for row in self._rows(source))
+        published = shards.write(self.config.output, rows, self.config.shard_mb << 20)
+        return {"unit": unit, "sources": [source.fingerprint for source in group], "shards": published,
+                "quarantine": self.rejected, "dropped": dict(self.dropped), "frames": self.frames}
+
+    def _rows(self, source: Source) -> Iterator[dict[str, Any]]:
+        """Rows of schema.CLIP for one video. A video that cannot be used becomes a quarantine row."""
+        with contextlib.ExitStack() as stack:
+            try:
+                path = stack.enter_context(_local(source.uri))
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except (PlatformError, OSError) as error:
+                self.rejected.append(plan.rejection(source, "fetch", "unreachable", str(error)))
+                return
+            before, found = Counter(self.dropped), 0
+            for part in self._parts(source, str(path), digest):
+                self.dropped.update(part["dropped"])
+                self.frames += part["frames"]
+                for clip in part["clips"]:
+                    found += 1
+                    yield self._row(source, digest, part["fps"], clip)
+        failed = any(row["fingerprint"] == source.fingerprint for row in self.rejected)
+        if not found and not failed:
+            reasons = (self.dropped - before).most_common()
+            said = ", ".join(f"{reason}: {count} frames" for reason, count in reasons)
+            self.rejected.append(plan.rejection(source, "filter", reasons[0][0] if reasons else "empty",
+                                                f"no clip passed the filters ({said})", digest))
+
+    def _parts(self, source: Source, path: str, digest: str) -> Iterator[dict[str, Any]]:
+        """What `clips.extract` found, part by part: a part is short, so that time and memory are bounded."""
+        info = self._call(source, digest, "probe", clips.examine, path, LIMITS)
+        if info is None:
+            return
+        config = self.config.clips
+        if info["fps"] < config.min_source_fps:
+            self.rejected.append(plan.rejection(source, "probe", "low_fps", f"{info['fps']:.1f} frames per second, "
+                                                f"fewer than {config.min_source_fps}", digest))
+            return
+        end = min(info["duration"], source.end_s or math.inf)
+        count = max(1, math.ceil((end - source.start_s) / self.config.part_s))
+        # borders on whole frames of the clip rate, so that parts neither share nor miss one
+        total = math.floor((end - source.start_s) * config.fps + 1e-3)
+        borders = [source.start_s + round(total * k / count) / config.fps for k in range(count)] + [end]
+        for start, stop in pairwise(borders):
+            part = self._call(source, digest, "decode", clips.extract, path, info, start, stop, config, LIMITS)
+            if part is not None:
+                yield {**part, "fps": info["fps"]}
+
+    def _call(self, source: Source, digest: str, stage: str, function: Any, *args: Any) -> Any:
+        """The function's answer from the sandbox, or None and a quarantine row. What stopped the child is tried
+        again, since the machine may have been at fault; an exception is final."""
+        attempt, outcome = 1, self.box.call(function, *args)
+        while outcome.kind not in ("ok", "error") and attempt < self.config.attempts:
+            attempt, outcome = attempt + 1, self.box.call(function, *args)
+        if outcome.kind == "ok":
+            return outcome.value
+        code = outcome.code or (_PARENT_BUG if outcome.kind == "error" else outcome.kind)
+        message = f"{outcome.error}: {outcome.message}" if code == _PARENT_BUG else outcome.message
+        self.rejected.append(plan.rejection(source, stage, code, message, digest, attempt))
+        return None
+
+    def _row(self, source: Source, digest: str, fps: float, clip: dict[str, Any]) -> dict[str, Any]:
+        config = self.config
+        start_ms = round(clip["span"][0] * 1000)
+        return {
+            "clip_id": f"{digest[:16]}-{start_ms:07d}-{clip['face']}",
+            "dataset": config.dataset or config.reader,
+            "identity": source.identity,
+            "split": split_of(config.dataset or config.reader, source.identity, config.val_share, config.test_share),
+            "source_uri": source.uri,
+            "source_sha256": digest,
+            "source_span_s": clip["span"],
+            "source_fps": fps,
+            "fps": config.clips.fps,
+            "n_frames": len(clip["frames"]),
+            "size": config.clips.size,
+            "emotion": source.emotion,
+            "intensity": source.intensity,
+            "code_version": CODE_VERSION,
+            **{name: clip[name] for name in ("crop_box", "frames", "audio", "quality", "detector")},
+            "face_boxes": list(clip["face_boxes"]),
+        }
+
+
+def split_of(dataset: str, identity: str, val_share: float, test_share: float) -> str:
+    """"train", "val" or "test" by a hash of who is seen: no identity is in two, and added data moves nothing."""
+    digest = hashlib.sha256(f"{dataset}/{identity}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    return "val" if place < val_share else "test" if place < val_share + test_share else "train"
+
+
+@contextlib.contextmanager
+def _local(uri: str) -> Iterator[Path]:
+    """A path to the file on this machine; a remote one is copied for as long as it is needed."""
+    fs, path = storage.filesystem(uri)
+    if storage.is_local(uri):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="xnemo-video-") as folder:
+        copy = Path(folder, "video")
+        fs.get_file(path, str(copy))
+        yield copy
