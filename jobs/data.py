@@ -1,0 +1,103 @@
+"""`xnemo data`: videos into shards, and a look at what is in them."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.cli import parser, run
+
+EXAMPLES = """\
+  xnemo data ingest --dataset folder --source clips/ --output shards/
+  xnemo data ingest --dataset folder --source clips/ --output shards/ --dry-run
+  xnemo data ingest --dataset folder --source clips/ --output shards/ --limit 5 clips.size=256 workers=4
+  xnemo data inspect shards/
+  xnemo data preview shards/ -o sheet.png"""
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parser("data", __doc__ or "", EXAMPLES)
+    kinds = options.add_subparsers(dest="kind", required=True)
+    taking = kinds.add_parser("ingest", help="videos to shards")
+    taking.add_argument("--dataset", required=True, help="how the source is laid out: folder or synthetic")
+    taking.add_argument("--source", required=True, help="folder or URI of the videos")
+    taking.add_argument("--output", required=True, help="folder or URI of the data set")
+    taking.add_argument("--config", help="YAML file (see jobs/configs/ingest.yaml)")
+    taking.add_argument("--limit", type=int, help="only the first inputs")
+    taking.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
+    taking.add_argument("overrides", nargs="*", metavar="key=value")
+    looking = kinds.add_parser("inspect", help="counts, hours, drops by reason")
+    looking.add_argument("data", help="folder or URI of the data set")
+    drawing = kinds.add_parser("preview", help="a contact sheet with the boxes")
+    drawing.add_argument("data", help="folder or URI of the data set")
+    drawing.add_argument("-o", "--output", type=Path, required=True)
+    drawing.add_argument("--clips", type=int, default=12, help="clips on the sheet")
+    arguments = options.parse_args(argv)
+    return {"ingest": ingest, "inspect": inspect, "preview": preview}[arguments.kind](arguments)
+
+
+def ingest(arguments: argparse.Namespace) -> int:
+    from pipelines import preprocess
+    from pipelines.sources import READERS
+    from xnemo_platform.config import load_config
+    from xnemo_platform.errors import PlatformError
+    from xnemo_platform.settings import settings
+    from xnemo_platform.trainer import start_ray
+
+    if arguments.dataset not in READERS:
+        raise PlatformError(f"--dataset {arguments.dataset}: no such reader; known are {', '.join(sorted(READERS))}.")
+    flags: list[str] = [f"reader={arguments.dataset}"]
+    flags += [f"source={json.dumps(absolute(arguments.source))}", f"output={json.dumps(absolute(arguments.output))}"]
+    flags += [f"limit={arguments.limit}"] if arguments.limit is not None else []
+    config = load_config(preprocess.IngestConfig, arguments.config, [*arguments.overrides, *flags])
+    plan = preprocess.estimate(config)
+    if arguments.dry_run:
+        show(plan)
+        return 0
+    if plan["units"]:
+        start_ray(settings().cpus)
+    summary = preprocess.run(config)
+    show({key: value for key, value in summary.items() if not isinstance(value, dict | list)})
+    print(f"data set: {config.output}")
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    from pipelines.preprocess import summarise
+
+    show(summarise(absolute(arguments.data)))
+    return 0
+
+
+def preview(arguments: argparse.Namespace) -> int:
+    from pipelines.preview import sheet
+
+    sheet(absolute(arguments.data), arguments.output, clips=arguments.clips)
+    print(arguments.output)
+    return 0
+
+
+def absolute(uri: str) -> str:
+    """A path as seen from where the command was typed; URIs stay as they are."""
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+def show(facts: dict[str, Any], indent: str = "") -> None:
+    """Nested facts as aligned lines."""
+    width = max((len(str(key)) for key in facts), default=0)
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}")
+            show(value, indent + "  ")
+        else:
+            print(
+                f"{indent}{key:<{width}}  {value:.4g}"
+                if isinstance(value, float)
+                else f"{indent}{key:<{width}}  {value}"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
