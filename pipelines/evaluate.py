@@ -9,28 +9,28 @@ clip itself (the ceiling of the measuring network) and on the result against ano
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipelines import report
+from pipelines.report import PARAMETERS
+from xnemo_platform.config import Config, flatten
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.settings import settings
+from xnemo_platform.tracking import ARTIFACTS, Drain, Outbox, Tracker
 
-PARAMETERS = ("roll", "x", "y", "scale", "yaw", "pitch", "jaw")
 UNSEEN = 10_000_000  # identity seeds from here on are never rendered for training
-BOOTSTRAP = 1000
-
-Array = NDArray[np.float64]
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(Config):
     """What to measure and how much of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     """Model folder, or `models:/<name>@<alias>`."""
@@ -44,28 +44,47 @@ class EvaluateConfig(BaseModel):
     head_motion: str = "relative"
     seed: int = 0
     workers: int = Field(default=2, ge=1)
-    videos: int = 3
-    """Side-by-side videos kept: the best, the median and the worst clip, as far as this number goes."""
+    experiment: str = "evaluate"
+    """MLflow experiment."""
 
 
-def evaluate(
-    config: EvaluateConfig, model_folder: Path, on_clip: Callable[[int], None] | None = None
-) -> dict[str, Any]:
-    """Animate `config.clips` unseen pairs on Ray workers, measure, write `rows.parquet` and `report.md`.
+def evaluate(config: EvaluateConfig, model_folder: Path) -> dict[str, dict[str, float]]:
+    """Animate `config.clips` unseen pairs on the workers of a running Ray, measure, report, record in MLflow.
 
-    Returns the aggregate: for every parameter `r`, `r_low`, `r_high`, and the controls `ceiling` and `chance`.
-    A clip whose row is already in the output folder under the same settings is not animated again.
+    Returns per parameter `r`, `r_low`, `r_high` and the controls `ceiling` and `chance`. A clip that was animated
+    under the same settings before is not animated again.
     """
+    places, output = settings(), Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
+    key = _fingerprint(config, model_folder)
+    heading = (
+        f"{config.clips} drawn portraits, each driven by a drawn clip of another identity, {config.frames} frames; "
+        f"neither was in training. {config.steps} steps, guidance {config.guidance_scale}, head motion "
+        f"{config.head_motion}, model `{config.model}`."
+    )
+    with (
+        Drain(output, f"evaluate-{key}", tracker, flatten(config), {"model": str(model_folder)}),
+        Outbox(output) as box,
+    ):
+        rows = _rows(config, model_folder, key)
+        summary = report.aggregate(rows, seed=config.seed)
+        report.write(output / ARTIFACTS, rows, summary, heading)
+        box.metrics(0, {f"{name}_{kind}": value for name, each in summary.items() for kind, value in each.items()})
+    return summary
+
+
+def _rows(config: EvaluateConfig, model_folder: Path, key: str) -> list[dict[str, Any]]:
+    """One row per clip: those on disk, and the others from the workers, each written as it comes."""
     import ray
 
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    key = _fingerprint(config, model_folder)
     done = {index: row for index in range(config.clips) if (row := _read_row(output, index, key))}
     waiting = [index for index in range(config.clips) if index not in done]
     actor = ray.remote(num_cpus=0.5)(_Animator)
     workers = [actor.remote(str(model_folder), config, key) for _ in range(min(config.workers, len(waiting)))]
     pending = {worker.clip.remote(waiting.pop(0)): worker for worker in workers}
+    began, before = time.monotonic(), len(done)
     while pending:
         (ready,), _ = ray.wait(list(pending), num_returns=1)
         worker = pending.pop(ready)
@@ -73,53 +92,9 @@ def evaluate(
         done[row["clip"]] = row
         if waiting:
             pending[worker.clip.remote(waiting.pop(0))] = worker
-        if on_clip:
-            on_clip(len(done))
-    rows = [done[index] for index in range(config.clips)]
-    summary = aggregate(rows, seed=config.seed)
-    _write_report(output, config, rows, summary)
-    return summary
-
-
-def aggregate(rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, dict[str, float]]:
-    """Pool clips into one figure per parameter. Order of the rows does not matter."""
-    rows = sorted(rows, key=lambda row: row["clip"])
-    return {name: _aggregate_one(name, rows, seed) for name in PARAMETERS}
-
-
-def pooled_r(driven: Sequence[Array], measured: Sequence[Array]) -> float:
-    """Pearson's r over the frames of all clips, each clip's mean removed first; 0 where nothing moves."""
-    return float(_correlation(_products(driven, measured).sum(0)))
-
-
-def _products(driven: Sequence[Array], measured: Sequence[Array]) -> Array:
-    """[clips, 3]: per clip a·b, a·a and b·b of the centred tracks. Pooling is a sum over clips, so that a
-    bootstrap over clips needs nothing else."""
-    a = [np.asarray(track, float) - np.mean(track) for track in driven]
-    b = [np.asarray(track, float) - np.mean(track) for track in measured]
-    return np.array([[x @ y, x @ x, y @ y] for x, y in zip(a, b, strict=True)])
-
-
-def _correlation(sums: Array) -> Array:
-    """[..., 3] sums of products to [...] correlations."""
-    spread = np.sqrt(sums[..., 1] * sums[..., 2])
-    return np.divide(sums[..., 0], spread, out=np.zeros_like(spread), where=spread > 1e-12)
-
-
-def _aggregate_one(name: str, rows: Sequence[dict[str, Any]], seed: int) -> dict[str, float]:
-    driven = [np.asarray(row["driver"][name]) for row in rows]
-    result = [np.asarray(row["result"][name]) for row in rows]
-    of_driver = [np.asarray(row["driver_measured"][name]) for row in rows]
-    products = _products(driven, result)
-    draws = np.random.default_rng(seed).integers(0, len(rows), (BOOTSTRAP, len(rows)))
-    low, high = np.quantile(_correlation(products[draws].sum(1)), [0.025, 0.975])
-    return {
-        "r": pooled_r(driven, result),
-        "r_low": float(low),
-        "r_high": float(high),
-        "ceiling": pooled_r(driven, of_driver),
-        "chance": pooled_r(driven, result[1:] + result[:1]) if len(rows) > 1 else float("nan"),
-    }
+        left = (time.monotonic() - began) / (len(done) - before) * (config.clips - len(done))
+        print(f"clips {len(done)}/{config.clips}  ETA {left:.0f} s", flush=True)
+    return [done[index] for index in range(config.clips)]
 
 
 class _Animator:
@@ -189,14 +164,12 @@ def _true_motion(sidecar: Path, frames: int) -> dict[str, list[float]]:
 
 
 def _fingerprint(config: EvaluateConfig, model_folder: Path) -> str:
-    import hashlib
-
     digests = model_folder / "digests.json"
     if not digests.exists():
         raise PlatformError(
             f"{model_folder}: no model here (digests.json is missing); give a folder made by training or export."
         )
-    settings = config.model_dump(exclude={"output", "workers", "clips", "videos", "model"})
+    settings = config.model_dump(exclude={"output", "workers", "clips", "model", "experiment"})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + digests.read_bytes()).hexdigest()[:16]
 
 
@@ -212,57 +185,3 @@ def _write_row(output: Path, index: int, row: dict[str, Any]) -> None:
     temporary = output / f".row-{index:03}.json"
     temporary.write_text(json.dumps(row))
     temporary.replace(output / f"row-{index:03}.json")
-
-
-def _write_report(
-    output: Path, config: EvaluateConfig, rows: Sequence[dict[str, Any]], summary: dict[str, dict[str, float]]
-) -> None:
-    """`rows.parquet` (one row per clip and parameter) and `report.md`; `summary.json` last, as the sign of an end."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    flat = [
-        {"clip": row["clip"], "parameter": name, "video": row["video"]}
-        | {"r": pooled_r([np.asarray(row["driver"][name])], [np.asarray(row["result"][name])])}
-        | {kind: row[kind][name] for kind in ("driver", "driver_measured", "result")}
-        for row in rows
-        for name in PARAMETERS
-    ]
-    pq.write_table(pa.Table.from_pylist(flat), output / "rows.parquet")
-    (output / "report.md").write_text(report(config, rows, summary))
-    (output / "summary.json").write_text(json.dumps(summary, indent=2))
-
-
-def report(config: EvaluateConfig, rows: Sequence[dict[str, Any]], summary: dict[str, dict[str, float]]) -> str:
-    """The page a person reads."""
-    lines = [
-        "# Motion transfer on unseen identities",
-        "",
-        f"{len(rows)} drawn portraits, each driven by a drawn clip of another identity; neither was in training. "
-        f"{config.steps} steps, guidance {config.guidance_scale}, head motion {config.head_motion}.",
-        "",
-        "| parameter | r (95 % interval) | ceiling: measured on the driver | chance: another clip's motion |",
-        "|---|---|---|---|",
-    ]
-    for name, figures in summary.items():
-        interval = f"{figures['r']:.2f} ({figures['r_low']:.2f} to {figures['r_high']:.2f})"
-        lines.append(f"| {name} | {interval} | {figures['ceiling']:.2f} | {figures['chance']:.2f} |")
-    lines += [
-        "",
-        "r is Pearson's correlation over frames between the driver's true motion and the motion measured in ",
-    ]
-    lines[-1] += "the result, each clip's mean removed. Videos (portrait, driver, result):"
-    lines += ["", *(f"- clip {row['clip']}: `{row['video']}`" for row in chosen(rows, config.videos)), ""]
-    return "\n".join(lines)
-
-
-def chosen(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Best, median and worst clip by mean r, so that a report cannot show its best alone."""
-
-    def mean_r(row: dict[str, Any]) -> float:
-        each = [pooled_r([np.asarray(row["driver"][n])], [np.asarray(row["result"][n])]) for n in PARAMETERS]
-        return float(np.mean(each))
-
-    ranked = sorted(rows, key=mean_r, reverse=True)
-    places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
-    return [ranked[place] for place in places]

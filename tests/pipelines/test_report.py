@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluate import PARAMETERS, EvaluateConfig, aggregate, chosen, pooled_r, report
+from pipelines.report import PARAMETERS, aggregate, chosen, page, pooled_r
 
 
 def _row(clip, driver, result):
@@ -55,6 +55,6 @@ def test_the_report_shows_the_worst_clip_beside_the_best():
     rows = [_row(0, track, track), _row(1, track, np.zeros(20)), _row(2, track, -track)]
     assert [row["clip"] for row in chosen(rows, 3)] == [0, 1, 2]
     assert [row["clip"] for row in chosen(rows, 2)] == [0, 2]
-    text = report(EvaluateConfig(model="m", output="o"), rows, aggregate(rows))
+    text = page(rows, aggregate(rows), "three clips")
     assert "v0.mp4" in text
     assert "v2.mp4" in text

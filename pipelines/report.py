@@ -1,0 +1,112 @@
+"""Figures and page of an evaluation: correlations over frames, pooled over clips, with intervals and controls."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PARAMETERS = ("roll", "x", "y", "scale", "yaw", "pitch", "jaw")
+BOOTSTRAP = 1000
+
+Array = NDArray[np.float64]
+
+
+def aggregate(rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, dict[str, float]]:
+    """Pool clips into one figure per parameter. Order of the rows does not matter."""
+    rows = sorted(rows, key=lambda row: row["clip"])
+    return {name: _figures(name, rows, seed) for name in PARAMETERS}
+
+
+def pooled_r(driven: Sequence[Array], measured: Sequence[Array]) -> float:
+    """Pearson's r over the frames of all clips, each clip's mean removed first; 0 where nothing moves."""
+    return float(_correlation(_products(driven, measured).sum(0)))
+
+
+def _products(driven: Sequence[Array], measured: Sequence[Array]) -> Array:
+    """[clips, 3]: per clip a·b, a·a and b·b of the centred tracks. Pooling is a sum over clips, so that a
+    bootstrap over clips needs nothing else."""
+    a = [np.asarray(track, float) - np.mean(track) for track in driven]
+    b = [np.asarray(track, float) - np.mean(track) for track in measured]
+    return np.array([[x @ y, x @ x, y @ y] for x, y in zip(a, b, strict=True)])
+
+
+def _correlation(sums: Array) -> Array:
+    """[..., 3] sums of products to [...] correlations."""
+    spread = np.sqrt(sums[..., 1] * sums[..., 2])
+    return np.divide(sums[..., 0], spread, out=np.zeros_like(spread), where=spread > 1e-12)
+
+
+def _figures(name: str, rows: Sequence[dict[str, Any]], seed: int) -> dict[str, float]:
+    driven = [np.asarray(row["driver"][name]) for row in rows]
+    result = [np.asarray(row["result"][name]) for row in rows]
+    of_driver = [np.asarray(row["driver_measured"][name]) for row in rows]
+    products = _products(driven, result)
+    draws = np.random.default_rng(seed).integers(0, len(rows), (BOOTSTRAP, len(rows)))
+    low, high = np.quantile(_correlation(products[draws].sum(1)), [0.025, 0.975])
+    return {
+        "r": pooled_r(driven, result),
+        "r_low": float(low),
+        "r_high": float(high),
+        "ceiling": pooled_r(driven, of_driver),
+        "chance": pooled_r(driven, result[1:] + result[:1]) if len(rows) > 1 else float("nan"),
+    }
+
+
+def write(folder: Path, rows: Sequence[dict[str, Any]], summary: dict[str, dict[str, float]], heading: str) -> None:
+    """`rows.parquet` (a row per clip and parameter), the chosen videos, `report.md`, and `summary.json` last."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = [
+        {"clip": row["clip"], "parameter": name, "video": row["video"], "r": _own_r(row, name)}
+        | {kind: row[kind][name] for kind in ("driver", "driver_measured", "result")}
+        for row in rows
+        for name in PARAMETERS
+    ]
+    pq.write_table(pa.Table.from_pylist(flat), folder / "rows.parquet")
+    for row in chosen(rows):
+        shutil.copyfile(folder.parent / row["video"], folder / row["video"])
+    (folder / "report.md").write_text(page(rows, summary, heading))
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+
+
+def page(rows: Sequence[dict[str, Any]], summary: dict[str, dict[str, float]], heading: str) -> str:
+    """The report a person reads."""
+    lines = [
+        "# Motion transfer on unseen identities",
+        "",
+        heading,
+        "",
+        "| parameter | r (95 % interval) | ceiling: measured on the driver | chance: another clip's motion |",
+        "|---|---|---|---|",
+    ]
+    for name, figures in summary.items():
+        interval = f"{figures['r']:.2f} ({figures['r_low']:.2f} to {figures['r_high']:.2f})"
+        lines.append(f"| {name} | {interval} | {figures['ceiling']:.2f} | {figures['chance']:.2f} |")
+    lines += [
+        "",
+        "r is Pearson's correlation over frames between the driver's true motion and the motion measured in the",
+        "result, each clip's mean removed. Best, median and worst clip (portrait, driver, result):",
+        "",
+        *(f"- clip {row['clip']}: `{row['video']}`" for row in chosen(rows)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def chosen(rows: Sequence[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
+    """Best, median and worst clip by mean r, so that a report cannot show its best alone."""
+    ranked = sorted(rows, key=lambda row: float(np.mean([_own_r(row, name) for name in PARAMETERS])), reverse=True)
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
+    return [ranked[place] for place in places]
+
+
+def _own_r(row: dict[str, Any], name: str) -> float:
+    return pooled_r([np.asarray(row["driver"][name])], [np.asarray(row["result"][name])])
