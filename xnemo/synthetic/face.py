@@ -43,8 +43,8 @@ def eyes(skin: Surface, who: Traits, pose: Pose) -> Eyes:
     out, y = skin.x.abs() - who.eye_spacing, skin.y - 0.015
     across = out / (0.130 * who.eye_size)
     arch = (1 - across * across).clamp_min(0) * (1 + 0.22 * across) * who.eye_size
-    open_lid = arch * (-0.092 * (1 + 0.14 * brow))
-    lower = arch * (0.060 * (1 - 0.75 * pose.cheek))
+    open_lid = arch * (-0.085 * (1 + 0.14 * brow))
+    lower = arch * (0.058 * (1 - 0.75 * pose.cheek))
     upper = torch.lerp(open_lid, lower + 0.012 * arch, blink)
     return Eyes(out, y, right.float().mul_(2).sub_(1), across, open_lid, upper, lower)
 
@@ -66,7 +66,7 @@ def paint_eyes(canvas: Canvas, skin: Surface, eye: Eyes, who: Traits, pose: Pose
     canvas.over(rgb((0.98, 0.97, 0.96), shade) * shade[:, None], ball)
     size = 0.069 * who.eye_size.sqrt()
     dx = eye.out - 0.056 * pose.gaze_x * eye.side
-    dy = eye.y - 0.036 * pose.gaze_y + 0.010
+    dy = eye.y - 0.036 * pose.gaze_y + 0.008
     distance = (dx * dx + dy * dy).sqrt_()
     pixel = 0.5 * (skin.pixel_x + skin.pixel_y)
     inner = step(distance, 0.55 * size, 0.95 * size)

@@ -132,6 +132,8 @@ def cast(pose: Pose, axes: tuple[Tensor, Tensor, Tensor], u: Tensor, v: Tensor) 
     gu, gv = s11 * u + s12 * v, s12 * u + s22 * v
     inside = 1 - (gu * u + gv * v)
     edge = -0.5 * inside * (gu * gu + gv * gv + 1e-6).rsqrt()
+    back = (1 - inside.clamp_max(0)).rsqrt()  # 1 inside; outside, to the rim
+    u, v = u * back, v * back
     nz = (q33 * inside.clamp_min(0)).sqrt()
     z = (nz - (q13 * u + q23 * v)) / q33
     nx, ny = q11 * u + q12 * v + q13 * z, q12 * u + q22 * v + q23 * z

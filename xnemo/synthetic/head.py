@@ -140,7 +140,6 @@ class Cap:
 
     hit: Hit
     inside: Tensor
-    root: Tensor  # the same without sideburns: how far hair may stand out from the skull
 
 
 def _hair_cap(who: Traits, pose: Pose, u: Tensor, v: Tensor, skull: Hit) -> Cap:
@@ -150,18 +149,17 @@ def _hair_cap(who: Traits, pose: Pose, u: Tensor, v: Tensor, skull: Hit) -> Cap:
     cu, cv, _ = pose.project(0.0, lift, -0.03)
     hit = cast(pose, axes, u - cu, v - cv)
     long_ = (who.hair_length > 0.5).float()
-    back, side = step(hit.z, -0.06, -0.28), -0.02 + 0.75 * long_
-    x, nape = hit.x / axes[0], 0.36 + 0.50 * long_
-    line = torch.lerp(_fringe(who, x), side, step(x.abs(), 0.80 - 0.06 * long_, 0.97))
-    root = torch.lerp(_fringe(who, skull.x / who.width), nape, step(skull.z, -0.06, -0.28)) - skull.y
-    return Cap(hit, torch.lerp(line, nape, back) - hit.y - lift, root)
+    x = skull.x / who.width
+    line = torch.lerp(_fringe(who, x), 0.73 * long_ - 0.02, step(x.abs(), 0.60, 1.0))
+    line = torch.lerp(line, 0.36 + 0.50 * long_, step(skull.z, -0.06, -0.28))
+    return Cap(hit, line - skull.y)
 
 
 def _fringe(who: Traits, x: Tensor) -> Tensor:
     """Height of the hairline over the forehead at x (1 at the temples): swept if short, a parted curtain if long."""
-    off = x - 0.32 * who.hair_parting
+    off = x - 0.26 * who.hair_parting
     swept = 0.05 * off * who.hair_parting.sign() + 0.16 * off.square()
-    curtain = 0.52 * (off.square() + 0.004).sqrt() - 0.06
+    curtain = 0.46 * (off.square() + 0.004).sqrt() - 0.06
     return who.hairline_y + torch.where(who.hair_length > 0.5, curtain, swept)
 
 
@@ -178,8 +176,9 @@ def _hair(canvas: Canvas, who: Traits, pose: Pose, cap: Cap, skull: Hit, pixel: 
     light = light * (1 - 0.35 * step(cap.inside, 0.08, 0.0))
     colour = lit(who.hair, light.clamp_(0, 1), rgb((0.36, 0.34, 0.38), nx), rgb((1.34, 1.30, 1.25), nx))
     colour = colour + (0.16 * band * nz)[:, None] * (0.35 + 0.65 * who.hair)
-    root = cap.root.clamp_min(0)
-    edge = torch.maximum(hit.edge, skull.edge - 0.012 - (0.06 + 1.3 * root) * root)  # it grows out of the skin
+    root = cap.inside.clamp_min(0)
+    thickness = 0.010 + (0.035 + 0.055 * who.hair_volume) * root / (root + 0.08)  # it grows out of the skin
+    edge = torch.maximum(hit.edge, skull.edge - thickness)
     alpha = cover(edge, pixel) * cover(-cap.inside, pixel * 1.6)
     canvas.over(colour.clamp_(0, 1), alpha)
 

@@ -49,7 +49,7 @@ def neck(canvas: Canvas, who: Traits, pose: Pose) -> None:
     top_u, top_v, _ = pose.project(0.0, 0.22, -0.12)
     top_x, top_y = _to_body(pose, *pose.to_frame(top_u, top_v))
     along = ((y - top_y) / (0.86 - top_y)).clamp(0, 1)
-    half = who.width * (0.46 + 0.05 * along + 0.16 * step(along, 0.72, 1.05))
+    half = who.width * (0.46 + 0.05 * along + 0.10 * step(along, 0.72, 1.05))
     across = (x - top_x * (1 - along)) / half
     distance = torch.maximum((across.abs() - 1) * half, _collar(x, y))
     light = (0.72 - 0.30 * across * across + 0.22 * who.light_side * across).clamp_(0, 1)

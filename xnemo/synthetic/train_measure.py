@@ -1,0 +1,151 @@
+"""Train the networks of `measure` on freshly drawn heads: python -m xnemo.synthetic.train_measure --minutes 20
+
+One thread draws people and trains in turn; a pool of recent pictures lets each be seen several times, spoilt anew each
+time as results are: low resolution, blur, noise, JPEG, colour. Held out are the people of other seeds.
+"""
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xnemo.synthetic.geometry import MOTION, PLACEMENT, RANGES
+from xnemo.synthetic.identity import random_identities
+from xnemo.synthetic.measure import PLACED, READ, SIZE, WEIGHTS, Reader, shrink, to_unit, upright
+from xnemo.synthetic.motion import random_motion
+from xnemo.synthetic.render import render
+
+BATCH, FRESH, POOL = 128, 32, 16_384  # pictures per step, of them drawn anew, kept for reuse
+SAVE_EVERY = 1000  # steps
+TRAINED_FROM, HELD_OUT_FROM = 20_000_000, 30_000_000  # identity seeds
+
+
+def drawn(first_seed: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures uint8 [n, 3, 64, 64] of that many people in random motion, with targets (PLACED, READ) in [-1, 1]."""
+    motion, placement = random_motion(first_seed, count)
+    pictures = render(random_identities(range(first_seed, first_seed + count)), motion, placement, SIZE)
+    names, values = MOTION + PLACEMENT, torch.cat([motion, placement], 1)
+    place, read = (to_unit(values[:, [names.index(name) for name in which]], which) for which in (PLACED, READ))
+    return pictures, place, read
+
+
+def spoil(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Spoil uint8 [N, 3, 64, 64] as sampled and coded results are; returns floats in [-1, 1]. Half stay sharp."""
+    half = len(pictures) // 2
+    x = shrink(_jpeg(pictures, rng))
+    size = int(rng.integers(32, SIZE))
+    small = F.interpolate(x[:half], (size, size), mode="bilinear", antialias=bool(rng.integers(2)))
+    soft = F.interpolate(small, (SIZE, SIZE), mode=str(rng.choice(["bilinear", "bicubic"])))
+    kernel = torch.exp(-0.5 * (torch.arange(-3, 4) / rng.uniform(0.3, 1.3)) ** 2)
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, 7)
+    soft = F.conv2d(F.conv2d(soft, kernel, padding=(0, 3), groups=3), kernel.mT, padding=(3, 0), groups=3)
+    x = torch.cat([soft, x[half:]])
+    count = len(x)
+    gain, shift = (torch.from_numpy(rng.normal(m, 0.10, (count, 3, 1, 1))).float() for m in (1.0, 0.0))
+    level = torch.from_numpy(rng.exponential(0.03, (count, 1, 1, 1))).float()
+    blotches = F.interpolate(torch.randn(count, 3, 16, 16), (SIZE, SIZE), mode="nearest")
+    return x * gain + shift + level * (3.4 * torch.rand_like(x) - 1.7 + blotches)
+
+
+def _jpeg(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """A quarter of the pictures through JPEG."""
+    from xnemo.media.images import decode_jpeg, encode_jpeg
+
+    pictures = pictures.clone()
+    for i in rng.choice(len(pictures), len(pictures) // 4, replace=False):
+        coded = encode_jpeg(pictures[i].permute(1, 2, 0).contiguous().numpy(), int(rng.integers(30, 95)))
+        pictures[i] = torch.from_numpy(decode_jpeg(coded)).permute(2, 0, 1)
+    return pictures
+
+
+def train(minutes: float, output: Path, log_every: int = 200) -> dict[str, dict[str, float]]:
+    """Train for this long (processor time) and write the weights (half precision) with their accuracy; returns the accuracy."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    reader = Reader().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = torch.optim.swa_utils.AveragedModel(
+        reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
+    )
+    optimizer = torch.optim.AdamW(reader.parameters(), 2e-3, weight_decay=1e-3)
+    pool = drawn(TRAINED_FROM, 2048)
+    start, step, seed = time.process_time(), 0, TRAINED_FROM + 2048
+    while (share := (time.process_time() - start) / (60 * minutes)) < 1:
+        pool = tuple(torch.cat([new, old[:POOL]]) for new, old in zip(drawn(seed, 8 * FRESH), pool, strict=True))
+        seed += 8 * FRESH
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1, step / 200) * (0.5 + 0.5 * np.cos(np.pi * share)) + 1e-5
+        for _ in range(8):
+            rows = torch.from_numpy(rng.integers(0, len(pool[0]), BATCH))
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = _loss(reader, *(column[rows] for column in pool), rng)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            average.update_parameters(reader)
+            step += 1
+        if step % SAVE_EVERY == 0:  # a first version early, for those who wait
+            save(average.module, output, seed - TRAINED_FROM, step * BATCH)
+        if step % log_every == 0:
+            print(f"{(time.process_time() - start) / 60:.1f} min  step {step}  loss {loss.item():.4f}", flush=True)
+    return save(average.module, output, seed - TRAINED_FROM, step * BATCH)
+
+
+def _loss(reader: Reader, pictures: Tensor, place: Tensor, read: Tensor, rng: np.random.Generator) -> Tensor:
+    """Squared errors; the crop is laid by the true place, a little off as the predicted one will be."""
+    x = spoil(pictures, rng)
+    order = torch.randperm(len(x))
+    x, place, read = x[order], place[order], read[order]
+    near = place + 0.06 * torch.randn_like(place)
+    return F.mse_loss(reader.place(x).float(), place) + F.mse_loss(reader.read(upright(x, near)).float(), read)
+
+
+@torch.no_grad()
+def r2(reader: Reader, count: int = 1024) -> dict[str, dict[str, float]]:
+    """R² per parameter on held-out people, on clean and on spoilt pictures."""
+    reader.eval()
+    torch.manual_seed(1)
+    pictures, place, read = drawn(HELD_OUT_FROM, count)
+    truth = torch.cat([place, read], 1)
+    report = {}
+    for kind in ("clean", "degraded"):
+        images = shrink(pictures) if kind == "clean" else spoil(torch.cat([pictures] * 2), np.random.default_rng(1))[:count]
+        guess = torch.cat([torch.cat(reader(part), 1) for part in images.split(64)])
+        score = 1 - (guess - truth).square().mean(0) / truth.var(0)
+        report[kind] = {name: round(float(s), 3) for name, s in zip(PLACED + READ, score, strict=True)}
+    return report
+
+
+def save(reader: Reader, output: Path, people: int, pictures: int) -> dict[str, dict[str, float]]:
+    """Write the weights in half precision, measured as they will be read back."""
+    from safetensors.torch import save_file
+
+    reader = copy.deepcopy(reader)
+    for tensor in (*reader.parameters(), *reader.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.half().float()
+    report = r2(reader)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in reader.state_dict().items()}
+    facts = {"r2": report, "people": people, "pictures": pictures, "ranges": RANGES}
+    partial = output.with_suffix(".part")
+    save_file(state, partial, {key: json.dumps(value) for key, value in facts.items()})
+    partial.replace(output)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20, help="processor time")
+    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(json.dumps(train(arguments.minutes, arguments.output), indent=1))
+
+
+if __name__ == "__main__":
+    main()
