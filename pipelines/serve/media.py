@@ -5,7 +5,7 @@ Imports are inside the functions: the child that only checks uploads must not lo
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ def ask(sandbox: Sandbox, what: str, function: Callable[..., Any], *args: Any) -
     if outcome.kind == "ok":
         return outcome.value
     if outcome.kind == "error" and outcome.error in ("XNeMoError", "MediaError"):
-        raise XNeMoError(outcome.message)
+        folders = [f"{arg.parent}/" for arg in args if isinstance(arg, Path)]  # where files lie is nobody's business
+        raise XNeMoError(reduce(lambda text, folder: text.replace(folder, ""), folders, outcome.message))
     if outcome.kind == "error":
         raise RuntimeError(f"{function.__name__}: {outcome.error}: {outcome.message}")
     raise XNeMoError(f"the {what} {_STOPPED[outcome.kind]}")

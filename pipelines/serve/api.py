@@ -1,0 +1,118 @@
+"""The service on Ray Serve: an ingress that speaks HTTP, engines that hold the networks, a job store between them."""
+
+import logging
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from pipelines.models import locate
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.engine import Engine
+from pipelines.serve.routes import create
+from xnemo_platform.errors import PlatformError
+from xnemo_platform.settings import settings
+
+NAME = "xnemo"
+READY_S = 300.0
+
+
+class EngineReplica:
+    """One engine per replica. It takes its work from the job store, not from calls."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        logging.getLogger("pipelines").setLevel(logging.INFO)
+        self.engine = Engine(config)
+        self.engine.start()
+
+    def check_health(self) -> None:
+        if not self.engine.healthy():
+            raise RuntimeError("a thread of the engine has died")
+
+    def name(self) -> str:
+        """The engine's name in the job store."""
+        return self.engine.name
+
+    def __del__(self) -> None:
+        if hasattr(self, "engine"):
+            self.engine.stop()
+
+
+class IngressReplica:
+    """The HTTP interface; the handle only makes Serve start the engine with it."""
+
+    def __init__(self, config: ServeConfig, engine: Any) -> None:
+        self.config, self.engine = config, engine
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return create(self.config)
+
+
+def app(config: ServeConfig) -> Application:
+    """The Serve application, for `serve.run` or `serve build`."""
+    config = config.model_copy(update={"folder": str(Path(config.folder).expanduser().resolve())})
+    resources = {"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": {"env_vars": settings().env()}}
+    engine = serve.deployment(EngineReplica, name="engine", ray_actor_options=resources, max_ongoing_requests=8,
+                              graceful_shutdown_timeout_s=60, health_check_period_s=5)  # fmt: skip
+    ingress = serve.deployment(serve.ingress()(IngressReplica), name="ingress", max_ongoing_requests=100,
+                               ray_actor_options={"num_cpus": 0.1})  # fmt: skip
+    bound: Application = ingress.bind(config, engine.bind(config))
+    return bound
+
+
+def start(config: ServeConfig) -> str:
+    """Run the service on the Ray cluster of this process (a local one is started if there is none); returns its URL
+    once it is ready. Raises PlatformError for a busy port, a missing model, or a model that does not come up."""
+    locate(config.model)  # the sentence is clearer here than out of a replica
+    port = _port(config.host, config.port)
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=settings().cpus, include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": config.host, "port": port})
+    try:
+        serve.run(app(config), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise PlatformError(f"the service did not come up: {_cause() or error}.") from error
+    _wait(config)
+    return f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{port}"
+
+
+def stop() -> None:
+    """Take the service down; unfinished jobs stay in the queue for its next start."""
+    serve.shutdown()
+
+
+def _port(host: str, port: int) -> int:
+    """The port to bind; 0 finds a free one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PlatformError(f"port {port} on {host} cannot be used ({error.strerror}): choose another with port=…, "
+                                "or port=0 for a free one.") from None  # fmt: skip
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def _wait(config: ServeConfig) -> None:
+    from xnemo_platform.jobstore import JobStore
+
+    store, end = JobStore(config.store_url), time.monotonic() + READY_S
+    while not any(worker["state"] == "ready" for worker in store.workers().values()):
+        if time.monotonic() > end:
+            raise PlatformError(f"no engine was ready after {READY_S:.0f} s; see the Serve log of the engine.")
+        time.sleep(0.1)
+    store.close()
+
+
+def _cause() -> str:
+    """What Serve says of the deployment that failed: its last line, which holds the error."""
+    for application in serve.status().applications.values():
+        for deployment in application.deployments.values():
+            if deployment.message:
+                return deployment.message.strip().splitlines()[-1]
+    return ""

@@ -1,0 +1,45 @@
+"""The web page: one self-contained HTML file, and the samples it offers to try."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, HTMLResponse
+
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.problems import Problem
+
+KINDS = {"portraits": {".png", ".jpg", ".jpeg", ".webp"}, "driving": {".mp4", ".webm", ".mov"}}
+POLICY = (
+    "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
+)
+
+
+def install(app: FastAPI, config: ServeConfig) -> None:
+    """Add the page at `/` and the samples below `/samples`."""
+    html = files("pipelines.serve").joinpath("page.html").read_text(encoding="utf-8")
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> HTMLResponse:
+        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"})
+
+    @app.get("/samples", include_in_schema=False)
+    def samples() -> dict[str, list[str]]:
+        return {kind: [path.name for path in _listed(config, kind)] for kind in KINDS}
+
+    @app.get("/samples/{kind}/{name}", include_in_schema=False)
+    def sample(kind: str, name: str) -> FileResponse:
+        for path in _listed(config, kind):
+            if path.name == name:
+                return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
+        raise Problem(404, "there is no such sample.")
+
+
+def _listed(config: ServeConfig, kind: str) -> list[Path]:
+    """Sample files of a kind; only these can be asked for, so no name leads elsewhere."""
+    if config.samples is None or kind not in KINDS:
+        return []
+    folder = Path(config.samples, kind)
+    found = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted(path for path in found if path.suffix.lower() in KINDS[kind] and path.is_file())[:24]
