@@ -72,9 +72,9 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def preview(arguments: argparse.Namespace) -> int:
-    from pipelines.preview import sheet
+    from pipelines.preview import write_sheet
 
-    sheet(absolute(arguments.data), arguments.output, clips=arguments.clips)
+    write_sheet(absolute(arguments.data), arguments.output, clips=arguments.clips)
     print(arguments.output)
     return 0
 

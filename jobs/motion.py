@@ -9,6 +9,7 @@ from jobs.cli import parser, run
 
 EXAMPLES = """\
   xnemo motion extract --model data/demo/model --driving d.mp4 -o d.safetensors
+  xnemo motion extract --model data/demo/model --dataset shards/ -o motions/
   xnemo motion outpaint --tokenizer data/demo/tokenizer --generator data/demo/generator \\
       --prefix d.safetensors --seconds 8 -o long.safetensors
   xnemo motion interpolate a.safetensors@0.4s b.safetensors@1.2s --frames 50 -o ab.safetensors
@@ -39,7 +40,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _extract_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--model", required=True, help="a model folder, or models:/<name>@<alias>")
-    options.add_argument("--driving", required=True, type=Path, help="a video with a face")
+    source = options.add_mutually_exclusive_group(required=True)
+    source.add_argument("--driving", type=Path, help="a video with a face; -o is a .safetensors file")
+    source.add_argument("--dataset", help="shards; -o is a folder, for `xnemo train tokenizer`")
     options.add_argument("--head-motion", choices=["relative", "still"], default="relative")
     options.add_argument("--start", type=float)
     options.add_argument("--end", type=float)
@@ -63,7 +66,23 @@ def _interpolate_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--curve", choices=["linear", "spherical"], default="linear")
 
 
+def extract_dataset(arguments: argparse.Namespace) -> None:
+    from jobs.data import absolute, show
+    from pipelines.motions import MotionsConfig
+    from pipelines.motions import extract as extract_motions
+    from xnemo_platform.settings import settings
+    from xnemo_platform.trainer import start_ray
+
+    start_ray(settings().cpus)
+    config = MotionsConfig(
+        dataset=absolute(arguments.dataset), model=arguments.model, output=absolute(str(arguments.output))
+    )
+    show(extract_motions(config, lambda done, total: print(f"clips {done}/{total}", flush=True)))
+
+
 def extract(arguments: argparse.Namespace) -> None:
+    if arguments.dataset:
+        return extract_dataset(arguments)
     import json
     from dataclasses import replace
 
