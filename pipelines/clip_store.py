@@ -1,0 +1,143 @@
+"""Decoded frames of a data set in memory, and the batches cut from them.
+
+Frames are kept at the training size (a JPEG is decoded at a fraction of its size, which is most of the speed).
+Clips stay from their first use until the byte budget is full; of the others, only the frames asked for are
+decoded, each time. What a sample shows depends on its id alone, not on what lies in memory.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.shards import ClipReader
+from xnemo.batch import ClipBatch, PairBatch
+from xnemo.crops import centre_side, smooth_boxes
+from xnemo.draw import Draw
+from xnemo_platform.errors import PlatformError
+from xnemo_platform.feed import Sample
+
+Images = NDArray[np.uint8]
+Boxes = NDArray[np.float64]
+TRIES = 8  # draws of a frame pair before an ill-matched one is taken after all
+MAX_SHIFT, MAX_RATIO = 1.0, 2.0  # between the faces of a pair: further apart they are no pair of one scene
+SMOOTHING_S = 0.2  # 5 frames at 25 fps (released code)
+REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """A clip at the training size: boxes [n,4] in its pixels, and its frames, decoded [n,3,S,S] or as JPEG."""
+
+    boxes: Boxes
+    fps: float
+    source_size: int
+    images: Images | None
+    files: list[bytes]
+
+
+class ClipStore:
+    """The clips of one split with at least `min_frames` frames, as uint8 RGB of `size` × `size`.
+
+    `len` counts them; a row is an index among them. Raises PlatformError if there are none.
+    """
+
+    def __init__(self, uri: str, split: str | None, size: int, budget: int, min_frames: int = 2):
+        self.reader, self.size, self.budget = ClipReader(uri, split), size, budget
+        lengths = self.reader.table(["n_frames"])["n_frames"].to_numpy()
+        self.index = np.flatnonzero(lengths >= min_frames)
+        if not len(self.index):
+            longest = f", the longest of {lengths.max()} frames" if len(lengths) else ""
+            raise PlatformError(f"{uri}: split {split!r} has {len(lengths)} clips{longest}, but training needs "
+                                f"{min_frames} frames of one; ingest more or longer clips.")
+        self.kept: dict[int, _Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def pairs(self, samples: Sequence[Sample], seed: int, min_gap: int = 1) -> PairBatch:
+        """Two different frames of each sample's clip, at least `min_gap` apart where the clip allows it."""
+        ids = torch.tensor([sample.id for sample in samples])
+        draws = Draw(seed, ids).uniform("frames", TRIES, 2).double().numpy()
+        images, boxes = [], []
+        for sample, draw in zip(samples, draws, strict=True):
+            entry = self._entry(sample.row)
+            chosen = _pair(entry.boxes, draw, min_gap)
+            images.append(self._frames(entry, chosen))
+            boxes.append(entry.boxes[chosen])
+        frames, places = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(boxes)).float()
+        return PairBatch(frames[:, 0], frames[:, 1], places[:, 0], places[:, 1], ids)
+
+    def clips(self, samples: Sequence[Sample], seed: int, frames: int) -> ClipBatch:
+        """`frames` consecutive frames of each sample's clip, and any one frame of it as the reference."""
+        ids = torch.tensor([sample.id for sample in samples])
+        draws = Draw(seed, ids).uniform("clip", 2).double().numpy()
+        images, boxes = [], []
+        for sample, (start_at, reference_at) in zip(samples, draws, strict=True):
+            entry = self._entry(sample.row)
+            n = len(entry.boxes)
+            start = int(start_at * (n - frames + 1))
+            chosen = [int(reference_at * n), *range(start, start + frames)]
+            images.append(self._frames(entry, chosen))
+            boxes.append(smooth_boxes(entry.boxes, sigma=SMOOTHING_S * entry.fps)[chosen])
+        pixels, places = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(boxes)).float()
+        return ClipBatch(pixels[:, 0], pixels[:, 1:], places[:, 0], places[:, 1:], ids)
+
+    def some_frames(self, count: int, seed: int) -> Tensor:
+        """`count` frames spread over the clips, uint8 [count,3,S,S]: what a codec is fitted to."""
+        rows = np.random.default_rng(seed).permutation(len(self))[:count]
+        each = -(-count // len(rows))
+        entries = [self._entry(int(row)) for row in rows]
+        images = [self._frames(e, np.linspace(0, len(e.boxes) - 1, each).astype(int)) for e in entries]
+        return torch.from_numpy(np.concatenate(images)[:count])
+
+    def _entry(self, row: int) -> _Entry:
+        if row in self.kept:
+            return self.kept[row]
+        clip = self.reader[int(self.index[row])]
+        source_size = clip.facts["size"]
+        boxes = clip.boxes.astype(np.float64) * (self.size / source_size)
+        bytes_needed = len(clip.frames) * 3 * self.size**2
+        if bytes_needed > self.budget:
+            return _Entry(boxes, clip.facts["fps"], source_size, None, clip.frames)
+        self.budget -= bytes_needed
+        images = np.stack([decode(file, self.size, source_size) for file in clip.frames])
+        self.kept[row] = _Entry(boxes, clip.facts["fps"], source_size, images, [])
+        return self.kept[row]
+
+    def _frames(self, entry: _Entry, chosen: Iterable[int]) -> Images:
+        if entry.images is not None:
+            return entry.images[list(chosen)]
+        return np.stack([decode(entry.files[i], self.size, entry.source_size) for i in chosen])
+
+
+def decode(file: bytes, size: int, source_size: int) -> Images:
+    """A JPEG of `source_size` as uint8 RGB [3,size,size]; shrunk by whole factors already while it is decoded."""
+    flag = next((flag for factor, flag in REDUCED.items() if source_size // factor >= size), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(file, np.uint8), flag)
+    if image is None:
+        raise PlatformError("a stored frame is not a readable picture; ingest the data set again.")
+    if image.shape[0] != size:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
+
+
+def _pair(boxes: Boxes, draws: NDArray[np.float64], min_gap: int) -> list[int]:
+    """Reference and driving frame: the first drawn pair that is far enough apart in time and near in place."""
+    n = len(boxes)
+    gap = min(min_gap, n // 2)
+    candidates = []
+    for u, v in draws:
+        first = int(u * n)
+        # The second frame is drawn among those at least `gap` away, counting round the clip's ends.
+        second = (first + gap + int(v * (n - 2 * gap + 1))) % n
+        candidates.append([first, second])
+    x, y, side = centre_side(boxes[np.array(candidates)])  # [tries, 2] each
+    shift = np.maximum(abs(x[:, 1] - x[:, 0]), abs(y[:, 1] - y[:, 0])) / side[:, 0]
+    ratio = np.maximum(side[:, 1] / side[:, 0], side[:, 0] / side[:, 1])
+    good = np.flatnonzero((shift <= MAX_SHIFT) & (ratio <= MAX_RATIO))
+    return candidates[good[0] if len(good) else 0]

@@ -1,0 +1,223 @@
+"""Training of the three stages (paper section 3.3): the method's `Stage` under the platform's one loop.
+
+`train` runs on the driver and hands plain data to `build`, which each worker calls. A run starts from the
+previous stage's model, or from fresh weights whose codec is fitted to the data; either way all ranks load the
+same folder. `recipe` is what the stage does, `loop` how it is run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from pipelines.clip_store import ClipStore
+from pipelines.models import locate
+from pipelines.redraw import contact_sheet, held_out_losses, redraw
+from pipelines.shards import ClipReader
+from xnemo import weights
+from xnemo.batch import ClipBatch, PairBatch, to_unit
+from xnemo.codec import PatchCodec
+from xnemo.config import ModelConfig
+from xnemo.draw import Draw
+from xnemo.ema import Ema
+from xnemo.model import XNeMo
+from xnemo.stages import Stage, StageConfig, StageName, build_stage
+from xnemo_platform.config import Config
+from xnemo_platform.config import build as build_config
+from xnemo_platform.engine import MAY_CHANGE, LoopConfig, Validation
+from xnemo_platform.errors import PlatformError
+from xnemo_platform.feed import Sample
+from xnemo_platform.trainee import Group, TorchRanks
+from xnemo_platform.trainer import Place, fit
+
+SHAPES = {"small": ModelConfig.small, "sd15": ModelConfig.sd15}
+FITTING_FRAMES = 512
+HELD_OUT_SPLITS = ("val", "test")
+
+
+class TrainConfig(Config):
+    """One stage's training."""
+
+    stage: StageName
+    dataset: str  # folder (URI) of shards
+    output: str  # the run's folder, on storage that all nodes share; the same folder continues the run
+    start: str | None = None  # model to start from: folder or models:/<name>@<alias>
+    model: ModelConfig | None = None  # or fresh weights of this shape; "small" and "sd15" name two
+    recipe: StageConfig = StageConfig()
+    loop: LoopConfig
+    experiment: str = "xnemo"
+    average: float = Field(default=0.9999, ge=0, lt=1)  # decay of the weight average; 0 keeps none
+    frame_size: int = Field(default=512, ge=32)  # frames are decoded to this size
+    cache_gb: float = Field(default=4.0, ge=0)  # decoded frames kept by each worker
+    min_gap: int = Field(default=1, ge=1)  # frames between the two of a pair
+    clip_frames: int = Field(default=24, ge=2)  # temporal stage
+    validation_clips: int = Field(default=6, ge=1)
+    validation_steps: int = Field(default=8, ge=1)  # DDIM
+    dataset_digest: str = ""  # version of the data and of the start; filled in, or pinned by hand
+    start_digest: str = ""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _shape(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in SHAPES:
+                raise ValueError(f"no model shape of that name; write {' or '.join(SHAPES)}, or the keys themselves")
+            return SHAPES[value]()
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if (self.start is None) == (self.model is None):
+            raise ValueError("give either start (a model to continue from) or model (the shape of a fresh one)")
+        return self
+
+
+MAY_DIFFER = [f"loop.{key}" for key in MAY_CHANGE] + ["cache_gb", "experiment", "dataset", "start",
+                                                      "validation_clips", "validation_steps"]
+"""Keys a resumed run may change. Data and start may move: their digests may not."""
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train one stage on Ray Train, or continue it, or hand back what is done.
+
+    Returns {"folder" (the model), "run" (folder), "run_id" (MLflow), "metrics"}. Raises PlatformError or
+    XNeMoError for what is wrong with data, start or configuration, as far as possible before workers start.
+    """
+    from xnemo_platform.settings import settings
+    from xnemo_platform.tracking import Tracker
+
+    places = settings()
+    config = _pinned(config)
+    tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
+    tags = {"stage": config.stage, "dataset": config.dataset, "dataset_digest": config.dataset_digest}
+    done = fit(f"{__name__}:build", config, Path(config.output), tracker, may_change=MAY_DIFFER, cpus=places.cpus,
+               env=places.env(), tags=tags)
+    return {"folder": str(done.export), "run": str(done.folder), "run_id": done.run_id, "metrics": done.metrics}
+
+
+def _pinned(config: TrainConfig) -> TrainConfig:
+    """The config with the versions of its inputs in it and its places absolute."""
+    found = {"dataset_digest": ClipReader(config.dataset).digest, "output": str(Path(config.output).resolve())}
+    if "://" not in config.dataset:
+        found["dataset"] = str(Path(config.dataset).resolve())
+    if config.start:
+        start = locate(config.start)
+        found |= {"start": str(start), "start_digest": weights.sha256(start / weights.DIGESTS)}
+    for key in ("dataset_digest", "start_digest"):
+        wanted = getattr(config, key)
+        if wanted and wanted != found.get(key):
+            raise PlatformError(f"{key}: {wanted[:12]} was asked for, but {found.get(key, 'nothing')[:12]} is there.")
+    return build_config(TrainConfig, config.model_dump() | found)
+
+
+class StageTask:
+    """A stage with its data, as the loop wants it."""
+
+    def __init__(self, config: TrainConfig, place: Place):
+        self.config, self.device = config, torch.device(place.device)
+        frames = config.clip_frames if config.stage == "temporal" else 2
+        self.store = ClipStore(config.dataset, "train", config.frame_size, int(config.cache_gb * 1e9), frames)
+        self.rows = len(self.store)
+        folder = Path(config.start) if config.start else _fresh(config, self.store, place)
+        model = weights.load(folder, device=place.device)
+        torch.manual_seed(config.loop.seed)  # what a stage adds is a function of the seed, so equal on all ranks
+        self.stage = build_stage(model, config.stage, config.recipe).to(self.device)
+        self.groups: list[Group] = self.stage.groups()
+        self.adversary, self.adversary_groups = _adversary(self.stage)
+        self.module = _Losses(self.stage, config.loop.seed)
+        trained = [p for group in self.groups for p in group["params"]]
+        self.average = Ema(trained, config.average) if config.average else None
+        self.held_out = self._held_out()
+
+    def batch(self, samples: list[Sample]) -> PairBatch | ClipBatch:
+        """The batch of these samples on the device."""
+        return self._batch(self.store, samples).to(self.device)
+
+    def _batch(self, store: ClipStore, samples: list[Sample]) -> PairBatch | ClipBatch:
+        seed = self.config.loop.seed
+        if self.config.stage == "temporal":
+            return store.clips(samples, seed, self.config.clip_frames)
+        return store.pairs(samples, seed, self.config.min_gap)
+
+    def _held_out(self) -> PairBatch | ClipBatch:
+        """A fixed batch of identities that are not trained on; of the training's where there are no others."""
+        config, frames = self.config, self.config.clip_frames if self.config.stage == "temporal" else 2
+        for split in (*HELD_OUT_SPLITS, "train"):
+            try:
+                store = ClipStore(config.dataset, split, config.frame_size, 0, frames)
+            except PlatformError:
+                continue
+            rows = torch.linspace(0, len(store) - 1, config.validation_clips).long().tolist()
+            return self._batch(store, [Sample(i, row) for i, row in enumerate(rows)]).to(self.device)
+        raise AssertionError("the training split has rows")
+
+    def validate(self, step: int) -> Validation:
+        """Losses and redrawn frames of the held-out batch."""
+        was = self.stage.training
+        self.stage.eval()
+        drawn = redraw(self.stage, self.held_out, self.config.validation_steps, seed=0)
+        losses = held_out_losses(self.stage, self.held_out, seed=0)
+        self.stage.train(was)
+        return Validation({f"validation/{name}": value for name, value in losses.items()},
+                          {self.config.stage: contact_sheet(self.held_out, drawn)})
+
+    def export(self, folder: Path) -> None:
+        """The whole model as a folder that `xnemo.load` reads."""
+        weights.save(self.stage.model, folder)
+
+
+build = StageTask  # what a worker calls, as build(config, place)
+
+
+class _Losses(nn.Module):
+    """The loop calls modules; this one calls the stage with the draws of the batch's samples."""
+
+    def __init__(self, stage: Stage, seed: int):
+        super().__init__()
+        self.stage, self.seed = stage, seed
+
+    def forward(self, batch: PairBatch | ClipBatch) -> dict[str, Tensor]:
+        return self.stage(batch, Draw(self.seed, batch.ids))
+
+
+class _Critic(nn.Module):
+    """The discriminator's turn on the faces of the generator's last step."""
+
+    def __init__(self, stage: Stage, discriminator: nn.Module):
+        super().__init__()
+        self.discriminator = discriminator
+        self.__dict__["stage"] = stage  # not a part of this module: its parameters belong to the other optimizer
+
+    def forward(self, batch: PairBatch | ClipBatch) -> dict[str, Tensor]:
+        losses = self.stage.discriminator_losses()
+        assert losses
+        return losses
+
+
+def _adversary(stage: Stage) -> tuple[nn.Module | None, list[Group]]:
+    """The discriminator taken out of the stage's parameters: it has an engine of its own."""
+    discriminator = stage.discriminator
+    if discriminator is None:
+        return None, []
+    del stage.discriminator
+    stage.__dict__["discriminator"] = discriminator
+    gan = stage.config.gan
+    group = {"params": list(discriminator.parameters()), "lr": gan.discriminator_lr, "betas": gan.betas,
+             "weight_decay": 0.0}
+    return _Critic(stage, discriminator), [group]
+
+
+def _fresh(config: TrainConfig, store: ClipStore, place: Place) -> Path:
+    """A folder with fresh weights of `config.model`, made once by rank 0; the codec is fitted to the data."""
+    folder, ranks = place.folder / "start", TorchRanks()
+    if ranks.rank == 0 and not (folder / weights.DIGESTS).exists():
+        assert config.model
+        torch.manual_seed(config.loop.seed)
+        model = XNeMo(config.model)
+        if isinstance(model.codec, PatchCodec):
+            model.codec.fit(to_unit(store.some_frames(FITTING_FRAMES, config.loop.seed), config.model.image_size))
+        weights.save(model, folder)
+    ranks.barrier()
+    return folder

@@ -1,0 +1,170 @@
+"""The three stages under the platform's loop: data in, a model that loads out, and resumable in between."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipelines import shards
+from pipelines.clip_store import ClipStore, decode
+from pipelines.train import MAY_DIFFER, StageTask, TrainConfig, _pinned, train
+from xnemo import weights
+from xnemo.synthetic.geometry import face_boxes
+from xnemo.synthetic.identity import random_identity
+from xnemo.synthetic.motion import sequence
+from xnemo.synthetic.render import render
+from xnemo_platform import manifest
+from xnemo_platform.config import fingerprint, load_config
+from xnemo_platform.engine import Run
+from xnemo_platform.engine import train as run_loop
+from xnemo_platform.errors import PlatformError
+from xnemo_platform.feed import Sample
+from xnemo_platform.trainer import Place
+
+CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+SIZE, FRAMES = 128, 12
+
+
+def clip_row(seed: int, split: str, frames: int = FRAMES) -> dict:
+    motion, placement = sequence(seed, frames)
+    identity = random_identity(seed)[None].expand(frames, -1)
+    images = render(identity, motion, placement, SIZE)
+    pixels = (images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).byte()).permute(0, 2, 3, 1).numpy()
+    jpegs = [cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes() for picture in pixels]
+    return {"clip_id": f"c{seed}", "dataset": "drawn", "identity": f"i{seed}", "split": split, "n_frames": frames,
+            "fps": 25.0, "source_fps": 25.0, "size": SIZE, "frames": jpegs, "source_span_s": [0.0, frames / 25],
+            "crop_box": [0.0, 0.0, SIZE, SIZE],
+            "face_boxes": face_boxes(identity, motion, placement, SIZE).tolist()}
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> str:
+    uri = str(tmp_path_factory.mktemp("shards"))
+    rows = [clip_row(seed, "train") for seed in range(5)] + [clip_row(seed, "val") for seed in (90, 91)]
+    facts = shards.write(uri, rows, limit=100_000)
+    manifest.append(uri, [{**fact, "unit": fact["shard"], "sources": [fact["shard"]], "notes": None}
+                          for fact in facts], {"name": "drawn"})
+    return uri
+
+
+def config_of(stage: str, dataset: str, folder: Path, *overrides: str) -> TrainConfig:
+    """The small configuration of a stage, cut down to seconds."""
+    quick = ["loop.steps=2", "loop.batch=2", "loop.accumulate=1", "loop.save_every=1", "loop.validate_every=2",
+             "validation_clips=2", "validation_steps=2", "clip_frames=4", "frame_size=64"]
+    given = [f"dataset={dataset}", f"output={folder}", *quick, *overrides]
+    return load_config(TrainConfig, CONFIGS / f"train-small-{stage}.yaml", given)
+
+
+def in_process(config: TrainConfig) -> dict[str, float]:
+    """The worker's part without Ray."""
+    config = _pinned(config)
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    task = StageTask(config, Place("cpu", 0, 1, folder))
+    run = Run(folder, config.model_dump(mode="json"), fingerprint(config, ignore=MAY_DIFFER))
+    return run_loop(task, config.loop, run)
+
+
+@pytest.fixture(scope="session")
+def appearance(dataset, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "appearance"
+    in_process(config_of("appearance", dataset, folder))
+    return folder / "export"
+
+
+@pytest.mark.parametrize("stage", ["motion", "temporal"])
+def test_a_stage_starts_from_the_one_before_and_leaves_a_model_that_loads(stage, dataset, appearance, tmp_path):
+    metrics = in_process(config_of(stage, dataset, tmp_path / stage, f"start={appearance}"))
+    before, after = weights.load(appearance), weights.load(tmp_path / stage / "export")
+    moved = {name.split(".")[0] for name, value in after.state_dict().items()
+             if not torch.equal(value, before.state_dict()[name])}
+    assert moved <= ({"motion_encoder", "denoiser", "reference_net"} if stage == "motion" else {"denoiser"})
+    assert moved
+    assert np.isfinite(metrics["validation/loss"])
+    assert "validation/motion_gain" in metrics
+    sheet = cv2.imread(str(next((tmp_path / stage / "artifacts" / "samples").glob("*.png"))))
+    assert sheet.shape[0] == 2 * 64
+
+
+def test_a_resumed_stage_ends_with_the_same_weights(dataset, appearance, tmp_path):
+    whole = config_of("motion", dataset, tmp_path / "whole", f"start={appearance}")
+    in_process(whole)
+    broken = whole.model_copy(update={"output": str(tmp_path / "broken")})
+    in_process(broken)
+    (tmp_path / "broken" / "checkpoints" / "step-00000002" / "COMMIT.json").unlink()
+    in_process(broken)
+    assert weights.sha256(tmp_path / "whole/export/model.safetensors") == \
+        weights.sha256(tmp_path / "broken/export/model.safetensors")
+
+
+def test_the_discriminator_learns_beside_the_model(dataset, appearance, tmp_path):
+    config = _pinned(config_of("motion", dataset, tmp_path / "gan", f"start={appearance}"))
+    task = StageTask(config, Place("cpu", 0, 1, tmp_path))
+    assert task.adversary is not None
+    own = {id(p) for p in task.module.parameters()}
+    assert not any(id(p) in own for p in task.adversary.parameters())
+    before = [p.clone() for p in task.adversary.parameters()]
+    run_loop(task, config.loop, Run(tmp_path, {}, "f"))
+    assert any(not torch.equal(a, b) for a, b in zip(before, task.adversary.parameters(), strict=True))
+
+
+def test_a_batch_depends_on_its_samples_alone(dataset):
+    samples = [Sample(i, i % 5) for i in range(6)]
+    in_memory, from_files = ClipStore(dataset, "train", 64, 10**9), ClipStore(dataset, "train", 64, 0)
+    for draw in ("pairs", "clips"):
+        extra = (1,) if draw == "pairs" else (4,)
+        whole = getattr(in_memory, draw)(samples, 3, *extra)
+        part = getattr(from_files, draw)(samples[4:], 3, *extra)
+        for name in ("reference", "reference_box", "ids"):
+            assert torch.equal(getattr(whole, name)[4:], getattr(part, name))
+
+
+def test_a_pair_is_two_frames_with_their_own_boxes(dataset):
+    batch = ClipStore(dataset, "train", 64, 10**9).pairs([Sample(i, i % 5) for i in range(40)], 0, min_gap=3)
+    assert batch.reference.shape == batch.target.shape == (40, 3, 64, 64)
+    assert (batch.reference != batch.target).flatten(1).any(1).all()
+    middle = (batch.target_box[:, :2] + batch.target_box[:, 2:]) / 2
+    assert ((middle > 0) & (middle < 64)).all()
+
+
+def test_only_clips_long_enough_are_rows(dataset):
+    assert len(ClipStore(dataset, "train", 64, 0, min_frames=FRAMES)) == 5
+    with pytest.raises(PlatformError, match=f"longest of {FRAMES} frames"):
+        ClipStore(dataset, "train", 64, 0, min_frames=FRAMES + 1)
+
+
+def test_a_jpeg_is_shrunk_to_the_training_size():
+    picture = np.zeros((256, 256, 3), np.uint8)
+    picture[:, 128:, 2] = 255  # right half red (BGR)
+    small = decode(cv2.imencode(".jpg", picture)[1].tobytes(), 48, 256)
+    assert small.shape == (3, 48, 48)
+    assert small[0, :, 36].min() > 240
+    assert small[:, :, 12].max() < 15
+
+
+@pytest.mark.parametrize("stage", ["appearance", "motion", "temporal"])
+def test_the_shipped_configs_are_valid(stage):
+    assert load_config(TrainConfig, CONFIGS / f"train-small-{stage}.yaml",
+                       ["dataset=d", "output=o", *([] if stage == "appearance" else ["start=s"])]).stage == stage
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=tiny"], "small or sd15"),
+        (["model=null"], "either start"),
+        (["start=somewhere"], "either start"),
+        (["recipe.maskin=0"], "did you mean 'masking'"),
+        (["loop.batch=7", "loop.workers=2"], "does not divide"),
+    ],
+)
+def test_a_wrong_configuration_says_how_to_mend_it(overrides, message, tmp_path):
+    with pytest.raises(PlatformError, match=message):
+        config_of("appearance", "d", tmp_path, *overrides)
+
+
+def test_data_that_changed_is_refused(dataset, tmp_path):
+    with pytest.raises(PlatformError, match="dataset_digest"):
+        _pinned(config_of("appearance", dataset, tmp_path, "dataset_digest=abc"))
