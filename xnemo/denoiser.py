@@ -130,10 +130,7 @@ class Denoiser(UNet):
         if level.attentions:
             key = f"{name}.attentions.{index}.transformer_blocks.0"
             image = per_frame(conditions.image[key][:, None], frames)
-            read = conditions.reference.get(key)
-            if read is not None:
-                read = (per_frame(read[0][:, None], frames), per_frame(read[1][:, None], frames))
-            x, _ = level.attentions[index](x, image, read)
+            x, _ = level.attentions[index](x, image, conditions.reference.get(key))
         key = f"{name}.motion_modules.{index}"
         if key in conditions.motion:
             pairs = [(per_frame(keys, frames), per_frame(values, frames)) for keys, values in conditions.motion[key]]

@@ -40,7 +40,7 @@ class TransformerBlock(nn.Module):
         return self.attn2.to_out(self.attn2.to_v(context))
 
     def forward(self, x: Tensor, image: Tensor, reference: KeysValues | None) -> tuple[Tensor, Tensor]:
-        """x [N, L, C], image [N, 1, C], reference keys and values [N, K, C] -> (new x, own tokens [N, L, C])."""
+        """x [(B F), L, C], image [(B F), 1, C], reference [B, K, C] each -> (new x, own tokens [(B F), L, C])."""
         own = self.norm1(x)
         x = x + self.attn1(own, with_reference(self.attn1.keys_values(own), reference)) + image
         return x + self.ff(self.norm3(x)), own
@@ -73,10 +73,13 @@ class SpatialTransformer(nn.Module):
 
 
 def with_reference(own: KeysValues, reference: KeysValues | None) -> KeysValues:
-    """Own keys and values [N, L, C], followed by the reference's [N, K, C] where there is one."""
+    """Own keys and values [(B F), L, C], each followed by its clip's [B, K, C] where there is a reference."""
     if reference is None:
         return own
-    keys, values = (torch.cat(pair, dim=1) for pair in zip(own, reference, strict=True))
+    keys, values = (
+        torch.cat([o.unflatten(0, (len(r), -1)), r[:, None].expand(-1, len(o) // len(r), -1, -1)], dim=2).flatten(0, 1)
+        for o, r in zip(own, reference, strict=True)
+    )
     return keys, values
 
 
