@@ -115,5 +115,15 @@ def parser(prog: str, description: str, examples: str) -> argparse.ArgumentParse
     )
 
 
+def with_overrides(options: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse flags; every other word must be `key=value` and ends in `.overrides`, wherever it stands."""
+    arguments, rest = options.parse_known_args(argv)
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    if wrong:
+        options.error(f"unrecognized: {' '.join(wrong)} (configuration is written key=value)")
+    arguments.overrides = rest
+    return arguments
+
+
 if __name__ == "__main__":
     sys.exit(main())

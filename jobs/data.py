@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.cli import parser, run
+from jobs.cli import parser, run, with_overrides
 
 EXAMPLES = """\
   xnemo data ingest --dataset folder --source clips/ --output shards/
@@ -27,14 +27,13 @@ def main(argv: Sequence[str]) -> int:
     taking.add_argument("--config", help="YAML file (see jobs/configs/ingest.yaml)")
     taking.add_argument("--limit", type=int, help="only the first inputs")
     taking.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
-    taking.add_argument("overrides", nargs="*", metavar="key=value")
     looking = kinds.add_parser("inspect", help="counts, hours, drops by reason")
     looking.add_argument("data", help="folder or URI of the data set")
     drawing = kinds.add_parser("preview", help="a contact sheet with the boxes")
     drawing.add_argument("data", help="folder or URI of the data set")
     drawing.add_argument("-o", "--output", type=Path, required=True)
     drawing.add_argument("--clips", type=int, default=12, help="clips on the sheet")
-    arguments = options.parse_args(argv)
+    arguments = with_overrides(options, argv)
     return {"ingest": ingest, "inspect": inspect, "preview": preview}[arguments.kind](arguments)
 
 

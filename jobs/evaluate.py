@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.cli import parser, run
+from jobs.cli import parser, run, with_overrides
 
 EXAMPLES = """\
   xnemo evaluate --model data/demo/model --output report/
@@ -20,8 +20,7 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--output", required=True, help="folder for rows, report and videos")
     options.add_argument("--config", help="YAML file")
     options.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
-    options.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = options.parse_args(argv)
+    arguments = with_overrides(options, argv)
 
     from pipelines.evaluate import EvaluateConfig, evaluate
     from pipelines.models import locate

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.cli import parser, run
+from jobs.cli import parser, run, with_overrides
 from jobs.data import absolute, show
 
 STAGES = ("appearance", "motion", "temporal")
@@ -31,8 +31,7 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--model", help="model to start from: a folder, or models:/<name>@<alias>")
     options.add_argument("--tokenizer", help="generator only: the tokenizer's folder")
     options.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
-    options.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = options.parse_args(argv)
+    arguments = with_overrides(options, argv)
     return stage(arguments) if arguments.what in STAGES else motion_model(arguments)
 
 

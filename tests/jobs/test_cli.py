@@ -71,3 +71,15 @@ def test_help_is_quick_enough_to_be_read(tmp_path):
     # The overview must not import torch or ray: it is the first thing a newcomer types.
     code = "import sys; from jobs import cli; cli.main(['--help']); sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_overrides_may_stand_anywhere_and_anything_else_is_refused(capsys):
+    options = cli.parser("train", "", "  xnemo train")
+    options.add_argument("what")
+    options.add_argument("--output")
+    found = cli.with_overrides(options, ["motion", "loop.steps=4", "--output", "a=b", "loop.lr=1e-3"])
+    assert found.output == "a=b"
+    assert found.overrides == ["loop.steps=4", "loop.lr=1e-3"]
+    with pytest.raises(SystemExit):
+        cli.with_overrides(options, ["motion", "--outptu", "x"])
+    assert "--outptu" in capsys.readouterr().err
