@@ -1,0 +1,78 @@
+"""The service on a real Ray cluster, from start to a killed engine."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import ray
+
+from pipelines.serve import api
+from pipelines.serve.config import ServeConfig
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def url(config: ServeConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("cluster")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir="/tmp/r_serve")
+    yield api.start(config.model_copy(update={"folder": str(folder), "port": 0}))
+    api.stop()
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def ask(client: httpx2.Client, portrait: Path, driving: Path, **options: Any) -> dict[str, Any]:
+    sent = {"portrait": portrait.read_bytes(), "driving": driving.read_bytes()}
+    answer = client.post("/v1/animations", files=sent, data={name: str(value) for name, value in options.items()})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def wait(client: httpx2.Client, job: dict[str, Any], until: tuple[str, ...] = ("done",)) -> dict[str, Any]:
+    end = time.monotonic() + 180
+    while (job := client.get(job["links"]["self"]).json())["state"] not in until:
+        assert time.monotonic() < end, job
+        assert job["state"] != "failed", job
+        time.sleep(0.05)
+    return job
+
+
+def test_an_animation_goes_through_the_cluster(client: httpx2.Client, portrait: Path, driving: Path) -> None:
+    assert client.get("/readyz").status_code == 200
+    job = wait(client, ask(client, portrait, driving, steps=2))
+    video = client.get(job["links"]["video"], headers={"Range": "bytes=4-7"})
+    assert (video.status_code, video.content) == (206, b"ftyp")
+
+
+def test_requests_are_worked_on_together(client: httpx2.Client, portrait: Path, driving: Path) -> None:
+    jobs = [ask(client, portrait, driving, steps=3, seed=seed) for seed in range(4)]
+    assert [wait(client, job)["frames"] for job in jobs] == [10] * 4
+
+
+def test_a_cancelled_job_stops(client: httpx2.Client, portrait: Path, driving: Path) -> None:
+    job = wait(client, ask(client, portrait, driving, steps=100), ("running",))
+    client.delete(job["links"]["self"])
+    assert wait(client, job, ("cancelled",))["state"] == "cancelled"
+    wait(client, ask(client, portrait, driving, steps=1))
+
+
+def test_an_accepted_job_survives_the_death_of_the_engine(
+    client: httpx2.Client, config: ServeConfig, portrait: Path, driving: Path
+) -> None:
+    job = wait(client, ask(client, portrait, driving, steps=100), ("running",))
+    [name] = {model["engine"] for model in client.get("/v1/models").json()["models"]}
+    os.kill(int(name.split("-")[-2]), signal.SIGKILL)
+    done = wait(client, job)
+    assert done["frames"] == 10
