@@ -39,8 +39,8 @@ class XNeMo(nn.Module):
         small = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
         mean, deviation = (small.new_tensor(c).view(3, 1, 1) for c in (CLIP_MEAN, CLIP_DEVIATION))
         pixels = ((small + 1) / 2 - mean) / deviation
-        token = self.image_encoder(pixels.to(self._weight.dtype)).image_embeds[:, None]
-        return token.to(self._weight.dtype)
+        own = next(self.image_encoder.parameters()).dtype
+        return self.image_encoder(pixels.to(own)).image_embeds[:, None].to(self._weight.dtype)
 
     def null_context(self, batch: int) -> Tensor:
         """The image token of the null reference, [batch, 1, d]: zeros (released code)."""

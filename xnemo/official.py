@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from xnemo.config import CodecConfig, ImageEncoderConfig, ModelConfig, MotionEncoderConfig, UNetConfig
 from xnemo.errors import XNeMoError
 from xnemo.model import XNeMo
-from xnemo.weights import Report, cast_to, compare, hand_over, read_safetensors, reason, replaced, without_values
+from xnemo.weights import Report, cast_to, compare, hand_over, read_safetensors, ready, reason, replaced, without_values
 
 DENOISER, TEMPORAL = "xnemo_denoising_unet.pth", "xnemo_temporal_module.pth"
 REFERENCE, MOTION = "xnemo_reference_unet.pth", "xnemo_motion_encoder.pth"
@@ -67,7 +67,7 @@ def load_official(folder: str | Path, device: str | torch.device = "cpu", dtype:
     for network, tensors, _ in networks:
         own = network.state_dict()
         hand_over(network, {name: cast_to(t, dtype).to(device) for name, t in tensors.items() if name in own})
-    return model.to(device=device, dtype=dtype).eval()
+    return ready(model, device, dtype)
 
 
 def settle(folder: Path, reports: list[Report]) -> None:

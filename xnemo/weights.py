@@ -84,6 +84,13 @@ def hand_over(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     network.load_state_dict({**tensors, **tables}, assign=True)
 
 
+def ready(model: XNeMo, device: str | torch.device, dtype: torch.dtype | None) -> XNeMo:
+    """The loaded model for inference; its computed tables get the precision of the part they serve."""
+    for part in model.children():
+        part.to(dtype=dtype or next((p.dtype for p in part.parameters()), None))
+    return model.to(device).eval()
+
+
 def cast_to(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """The tensor in `dtype`; counters and other integers stay what they are."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -142,7 +149,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
     if report := compare(model.state_dict(), tensors, str(folder / MODEL)):
         raise XNeMoError(f"{report}; save the model again with this version")
     hand_over(model, tensors)
-    return model.to(device=device, dtype=dtype).eval()
+    return ready(model, device, dtype)
 
 
 def reason(error: Exception) -> str:

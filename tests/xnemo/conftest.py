@@ -1,8 +1,6 @@
 """The recorded networks' rules and shape, shared by the tests that compare against them."""
 
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -64,5 +62,7 @@ def tiny_config() -> ModelConfig:
 def released_folder(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in the released layout: the recorded networks' weights. Do not write to it."""
     folder = tmp_path_factory.mktemp("released")
-    subprocess.run([sys.executable, goldens / "make_checkpoint.py", folder], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(goldens)
+        _module(goldens / "make_checkpoint.py").main(folder)
     return folder

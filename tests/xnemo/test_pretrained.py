@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def fresh(tiny_config: ModelConfig) -> XNeMo:
-    return seeded(tiny_config, seed=0)
+    return seeded(tiny_config.model_copy(update={"motion_encoder": ModelConfig.small().motion_encoder}), seed=0)
 
 
 def test_a_backbone_fills_both_unets_and_leaves_the_inserted_modules(fresh: XNeMo, released_folder: Path) -> None:
@@ -70,7 +70,10 @@ def test_animatediffs_first_version_leaves_the_middle_fresh(
     assert own["up_blocks.0.temporal_modules.0.temporal_transformer.proj_out.weight"].any()
 
 
-def test_the_landmark_network_fills_the_trunk_only(fresh: XNeMo, released_folder: Path, tmp_path: Path) -> None:
+def test_the_landmark_network_fills_the_trunk_only(
+    tiny_config: ModelConfig, released_folder: Path, tmp_path: Path
+) -> None:
+    fresh = XNeMo(tiny_config)
     motion = torch.load(released_folder / MOTION, weights_only=True)
     fan = {k.removeprefix("model."): t for k, t in motion.items() if k.startswith("model.") and "att_" not in k}
     torch.save(
@@ -91,6 +94,13 @@ def test_a_backbone_of_another_architecture_is_refused(fresh: XNeMo, released_fo
     save_file(unet, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(XNeMoError, match=r"another architecture.*conv_in\.weight \(32, 9, 3, 3\) for \(32, 4, 3, 3\)"):
         initialise(fresh, Pretrained(backbone=str(tmp_path)))
+
+
+def test_sources_the_model_has_no_place_for_are_refused(fresh: XNeMo) -> None:
+    with pytest.raises(XNeMoError, match=r'needs motion_encoder\.kind "fan"'):
+        initialise(fresh, Pretrained(fan="fan.pth"))
+    with pytest.raises(XNeMoError, match="image_encoder is given"):
+        initialise(seeded(ModelConfig.small(), seed=0), Pretrained(image_encoder="clip"))
 
 
 def test_a_source_that_is_not_there_is_named(fresh: XNeMo) -> None:

@@ -8,15 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from xnemo.config import ModelConfig
+from xnemo.config import ModelConfig, UNetConfig
 from xnemo.errors import XNeMoError
 from xnemo.model import XNeMo, seeded
 from xnemo.weights import CONFIG, DIGESTS, MODEL, Report, grouped, load, save, sha256
 
+UNET = UNetConfig(
+    in_channels=48, channels=(16, 32), attention=(True, True), layers_per_block=1, heads=2, norm_groups=4, context_dim=4
+)
+
 
 @pytest.fixture(scope="module")
 def small() -> XNeMo:
-    return seeded(ModelConfig.small(), seed=0)
+    return seeded(ModelConfig.small().model_copy(update={"unet": UNET}), seed=0)
 
 
 @pytest.fixture
@@ -38,6 +42,14 @@ def test_a_model_can_be_loaded_in_another_precision_and_trained_on(folder: Path)
     model = load(folder, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert all(p.requires_grad and not p.is_meta for p in model.parameters())
+
+
+def test_a_half_precision_file_runs_in_its_own_precision(small: XNeMo, tmp_path: Path) -> None:
+    model = load(save(seeded(small.config, seed=0).bfloat16(), tmp_path / "half"))
+    faces = torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16)
+    tokens = model.motion_encoder(faces, torch.tensor([[0, 0, 1]], dtype=torch.bfloat16))
+    latents = torch.zeros(1, 48, 1, 16, 16, dtype=torch.bfloat16)
+    assert model.denoiser(latents, 5, model.null_context(1), tokens[:, None]).dtype == torch.bfloat16
 
 
 def test_position_tables_do_not_lose_precision_in_a_half_precision_file(small: XNeMo, tmp_path: Path) -> None:
@@ -68,7 +80,7 @@ def flip_a_bit(folder: Path) -> None:
 
 
 def edit_config(folder: Path) -> None:
-    (folder / CONFIG).write_text((folder / CONFIG).read_text().replace("64", "96", 1))
+    (folder / CONFIG).write_text((folder / CONFIG).read_text().replace("16", "32", 1))
 
 
 def rewrite(folder: Path, name: str, data: bytes) -> None:
@@ -130,6 +142,8 @@ def test_a_failed_save_leaves_the_older_model(small: XNeMo, folder: Path) -> Non
 def test_an_absent_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(XNeMoError, match=r"no folder .*nowhere"):
         load(tmp_path / "nowhere")
+    with pytest.raises(XNeMoError, match="owner/name is neither a folder here nor a repository"):
+        load("owner/name")
 
 
 def test_a_report_gathers_names_by_module_and_loses_none() -> None:
