@@ -33,6 +33,8 @@ def read_image(source: str | Path | bytes, *, background: int = 255, limits: Lim
                 return _to_rgb(ImageOps.exif_transpose(image), background)
     except MediaError:
         raise
+    except Image.DecompressionBombError as error:
+        raise MediaError("too_large", f"{name} is too large ({error}): scale it down first") from error
     except Image.UnidentifiedImageError as error:
         raise MediaError("format", f"{name} is no JPEG, PNG, WebP, BMP or TIFF picture: convert it") from error
     except FileNotFoundError as error:

@@ -63,9 +63,9 @@ def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
                              f"{limits.pixels} pixels per frame are read: scale it down first")
         if stream.frames > limits.frames:
             raise MediaError("too_long", f"{path.name} has {stream.frames} frames, more than {limits.frames}")
-        rotation = _rotation(container, stream)
         try:
             times, total = _presentation_times(container, stream, limits)
+            rotation = _rotation(container, stream)
         except av.error.FFmpegError as error:
             raise MediaError("unreadable", f"{path.name} cannot be read: {error}") from error
         return _info(path, container, stream, rotation, times, total, limits)
@@ -94,16 +94,16 @@ def open_container(path: Path, limits: Limits):  # type: ignore[no-untyped-def] 
 
 
 def _presentation_times(container, stream, limits: Limits) -> tuple[np.ndarray, int]:  # type: ignore[no-untyped-def]
-    """(sorted times in seconds of the presented frames, number of packets). Packets an edit list hides are
-    marked by the demuxer and are not presented."""
+    """(sorted times in seconds of the presented frames, number of whole packets). Packets an edit list hides
+    are marked by the demuxer and are not presented."""
     stamps, total = [], 0
     for packet in container.demux(stream):
-        if packet.size == 0:
+        if packet.size == 0 or packet.is_corrupt:  # the end, or cut in two by the end of the file
             continue
         total += 1
         if total > limits.frames:
             raise MediaError("too_long", f"the video has more than {limits.frames} frames: cut it first")
-        if not packet.is_discard and not packet.is_corrupt:
+        if not packet.is_discard:
             stamps.append(packet.pts if packet.pts is not None else packet.dts)
     if any(stamp is None for stamp in stamps):  # raw streams in avi: count at the nominal rate
         rate = stream.average_rate or 25
@@ -115,8 +115,9 @@ def _info(path: Path, container, stream, rotation: int, times: np.ndarray, total
           limits: Limits) -> VideoInfo:
     if len(times) == 0:
         raise MediaError("no_frames", f"{path.name} holds no frames")
-    declared = stream.frames
-    if declared and total < declared - 1:
+    # mp4 lists its packets in the header; an edit list takes some off that list, but not off stream.frames
+    declared = len(stream.index_entries) if container.format.name.startswith("mov") else 0
+    if total < declared - 1:
         raise MediaError("truncated", f"{path.name} promises {declared} frames and holds {total}: it is cut short")
     times = times - times[0]
     span = float(times[-1])
@@ -132,7 +133,7 @@ def _info(path: Path, container, stream, rotation: int, times: np.ndarray, total
                          f"{limits.seconds:.0f} s and {limits.total_pixels} pixels in all are read")
     turned = rotation in (90, 270)
     width, height = (codec.height, codec.width) if turned else (codec.width, codec.height)
-    plain = rotation == 0 and total == len(times) and declared in (0, total)
+    plain = rotation == 0 and total == len(times) and declared in (0, stream.frames)
     return VideoInfo(width, height, fps, len(times), duration, rotation, bool(container.streams.audio),
                      codec.name, plain and codec.name in _DECORD_CODECS, times)
 
@@ -143,8 +144,8 @@ def _rotation(container, stream) -> int:  # type: ignore[no-untyped-def]
     if tag is not None and tag.lstrip("-").isdigit():
         return -int(tag) % 360 // 90 * 90
     # The display matrix travels with the first frame; decoding one frame is the only way PyAV shows it.
-    frame = next(container.decode(stream), None)
     container.seek(0)
+    frame = next(container.decode(stream), None)
     return 0 if frame is None else round(frame.rotation / 90) * 90 % 360
 
 
