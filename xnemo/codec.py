@@ -1,7 +1,7 @@
 """Images to latents and back: what the diffusion runs on.
 
 "svd" is the temporal-decoder VAE of the release, "sd" the image VAE (their encoders are identical),
-"patches" a linear codec for the small shape, fitted in closed form.
+"patches" a linear codec for the small shape, fitted in closed form, and "conv" the same with convolutions around it.
 """
 
 from __future__ import annotations
@@ -104,8 +104,10 @@ class PatchCodec(Codec):
         self.factor = config.factor
         pixels = 3 * config.factor**2
         if config.channels > pixels:
-            raise XNeMoError(f"codec.channels is {config.channels}: at codec.factor {config.factor} a patch "
-                             f"has {pixels} values, so give at most that many")
+            raise XNeMoError(
+                f"codec.channels is {config.channels}: at codec.factor {config.factor} a patch "
+                f"has {pixels} values, so give at most that many"
+            )
         lossless = config.channels == pixels
         self.register_buffer("mean", torch.zeros(pixels))
         self.register_buffer("basis", torch.eye(pixels) if lossless else torch.zeros(config.channels, pixels))
@@ -114,10 +116,13 @@ class PatchCodec(Codec):
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Set the map from images [N,3,H,W] in [-1,1]; a few hundred images are enough."""
-        patches = F.pixel_unshuffle(images.double(), self.factor).movedim(1, -1).flatten(0, -2)  # [n,P]
-        mean = patches.mean(0)
-        centred = patches - mean
-        energy, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))  # ascending
+        total = torch.zeros_like(self.mean).double()
+        count, products = 0, torch.outer(total, total)
+        for part in images.split(256):
+            patches = F.pixel_unshuffle(part.double(), self.factor).movedim(1, -1).flatten(0, -2)  # [n,P]
+            count, total, products = count + len(patches), total + patches.sum(0), products + patches.T @ patches
+        mean = total / count
+        energy, vectors = torch.linalg.eigh(products / count - mean.outer(mean))  # ascending
         basis = vectors.flip(1).T[: len(self.basis)]
         sign = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()  # else arbitrary
         self.mean.copy_(mean)
@@ -136,6 +141,84 @@ class PatchCodec(Codec):
         return F.pixel_shuffle(patches.movedim(-1, 1), self.factor)
 
 
+class ConvCodec(PatchCodec):
+    """The patch codec with a small convolutional network added on either side, which learns what lines cannot say.
+
+    It starts as the linear codec (the networks' last layers are zero), so a minute of training only improves on it.
+    """
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__(config)
+        if 2 ** len(config.widths) != config.factor:
+            raise XNeMoError(
+                f"codec.widths has {len(config.widths)} entries: give one per halving, "
+                f"{config.factor.bit_length() - 1} for codec.factor {config.factor}"
+            )
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
+        below = 3
+        for width in config.widths:
+            down += [nn.PixelUnshuffle(2), nn.Conv2d(4 * below, width, 3, padding=1), Residual(width)]
+            up = [Residual(width), nn.Conv2d(width, 4 * below, 3, padding=1), nn.PixelShuffle(2), *up]
+            below = width
+        self.down = nn.Sequential(*down, nn.Conv2d(below, config.channels, 3, padding=1))
+        self.up = nn.Sequential(nn.Conv2d(config.channels, below, 3, padding=1), *up)
+        for layer in (self.down[-1], self.up[-2]):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+    def fit(self, images: Tensor, steps: int = 800, batch: int = 16, lr: float = 2e-3, seed: int = 0) -> None:
+        """The closed form, then `steps` of training on images [N,3,H,W]: about a minute for 64 px on one core."""
+        super().fit(images)
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, betas=(0.9, 0.99))
+        decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 20, 1.02 - i / steps))
+        size = images.shape[-1] // self.factor
+        for _ in range(steps):
+            chosen = torch.randint(len(images), (batch,), generator=generator)
+            noise = torch.randn(batch, len(self.basis), size, size, generator=generator)
+            with torch.enable_grad():
+                losses = codec_step(self, images[chosen].to(self.basis), noise.to(self.basis))
+                optimizer.zero_grad()
+                losses["loss"].backward()
+            optimizer.step()
+            decay.step()
+        optimizer.zero_grad()
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return super()._encode(images) + self.down(images.to(self.basis.dtype))
+
+    def _decode(self, latents: Tensor, frames: int) -> Tensor:
+        return super()._decode(latents, frames) + self.up(latents)
+
+
+class Residual(nn.Module):
+    """x + conv(silu(conv(silu(norm x)))), [B,C,H,W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
+
+
+def codec_step(codec: Codec, images: Tensor, noise: Tensor, spread: float = 0.05) -> dict[str, Tensor]:
+    """Losses of one training step; images [B,3,H,W] in [-1,1], noise N(0,1) shaped like their latents.
+
+    The posterior has the fixed deviation `spread`, so that its KL term is the latents' energy. L1 on the image and on
+    its horizontal and vertical differences: the latter keep edges, which at this size carry the expression.
+    """
+    latents = codec.encode(images)
+    error = codec.decode(latents + spread * noise) - images
+    pixels, edges = error.abs().mean(), error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    energy = latents.square().mean() / 2
+    return {"loss": pixels + 0.5 * edges + 1e-3 * energy, "pixels": pixels, "edges": edges, "energy": energy}
+
+
 def build_codec(config: CodecConfig) -> Codec:
     """The codec that `config.kind` names, with fresh weights."""
-    return PatchCodec(config) if config.kind == "patches" else VaeCodec(config)
+    kinds = {"svd": VaeCodec, "sd": VaeCodec, "conv": ConvCodec, "patches": PatchCodec}
+    return kinds[config.kind](config)

@@ -41,7 +41,8 @@ class PatchEmbed(nn.Module):
         self.register_buffer("positions", grid_positions(size // patch, dim), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2) + self.positions
+        tokens = self.proj(x).flatten(2).transpose(1, 2)
+        return tokens + self.positions.to(tokens)
 
 
 class PatchAttention(nn.Module):
@@ -189,7 +190,7 @@ class MotionEncoder(nn.Module):
     def fuse(self, f_mot: Tensor, f_rts: Tensor) -> Tensor:
         """f_mot [N,D] with the placement f_rts [N,3] = (Δy, Δx, scale), the released order -> tokens [N,L,c]."""
         fused = self.final_proj(torch.cat([f_mot, self.bbox_proj(f_rts)], dim=1))
-        return fused.unflatten(1, self.pe.shape[1:]) + self.pe
+        return fused.unflatten(1, self.pe.shape[1:]) + self.pe.to(fused)
 
     def forward(self, faces: Tensor, f_rts: Tensor) -> Tensor:
         return self.fuse(self.encode(faces), f_rts)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xnemo.codec import Codec, PatchCodec, VaeCodec, build_codec
+from xnemo.codec import Codec, ConvCodec, PatchCodec, VaeCodec, build_codec
 from xnemo.config import CodecConfig
 from xnemo.errors import XNeMoError
 
@@ -114,3 +114,35 @@ def test_the_svd_codec_takes_the_released_vae_weights(released_names: dict[str, 
     with torch.device("meta"):
         codec = VaeCodec(CodecConfig(kind="svd"))
     assert {name: list(tensor.shape) for name, tensor in codec.vae.state_dict().items()} == released_names
+
+
+def conv(channels: int = 6, widths: tuple[int, ...] = (16, 24)) -> ConvCodec:
+    torch.manual_seed(0)
+    codec = build_codec(CodecConfig(kind="conv", factor=4, channels=channels, scaling=1.0, widths=widths))
+    assert isinstance(codec, ConvCodec)
+    return codec
+
+
+def test_the_convolutional_codec_improves_on_the_linear_one() -> None:
+    train, test = smooth_images(64), smooth_images(16, seed=1)
+    linear, codec = patches(6), conv()
+    linear.fit(train)
+    codec.fit(train, steps=60)
+    errors = [(c.decode(c.encode(test)) - test).square().mean().item() for c in (linear, codec)]
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_the_convolutional_codec_fits_alike_for_the_same_seed() -> None:
+    images = smooth_images(16)
+    first, second, other = conv(), conv(), conv()
+    first.fit(images, steps=2, seed=1)
+    torch.manual_seed(99)
+    second.fit(images, steps=2, seed=1)
+    other.fit(images, steps=2, seed=2)
+    assert torch.equal(first.encode(images), second.encode(images))
+    assert not torch.equal(first.encode(images), other.encode(images))
+
+
+def test_the_convolutional_codec_needs_a_width_per_halving() -> None:
+    with pytest.raises(XNeMoError, match=r"codec\.widths"):
+        conv(widths=(16,))
