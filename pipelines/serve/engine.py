@@ -64,8 +64,8 @@ class Work:
         self.progress = max(self.progress, progress)
 
     def eta_s(self) -> float | None:
-        """Seconds left, at the pace so far."""
-        if self.progress < 0.02:
+        """Seconds left, at the pace so far; None until the denoiser has shown its pace."""
+        if self.progress <= PREPARED:
             return None
         return round((time.monotonic() - self.started) * (1 - self.progress) / self.progress, 1)
 
@@ -90,11 +90,12 @@ class Engine:
     def start(self) -> None:
         """Load and warm up the model, then work in the background. Raises PlatformError or XNeMoError."""
         self.store.beat(self.name, "loading", {"model": self.config.model})
+        warm = [self._pool.submit(self._warm_sandbox) for _ in range(self.config.media_workers)]
         self.loaded = load(self.config)
         self.scheduler = Scheduler(self.loaded.model, self.config.windows_per_batch)
-        for _ in range(self.config.media_workers):
-            self._pool.submit(lambda: self._sandbox().call(media.warm))
         self._warm_up()
+        for future in warm:
+            future.result()
         self._beat()
         for target in (self._heart, self._device):
             thread = threading.Thread(target=target, name=target.__name__, daemon=True)
@@ -269,6 +270,11 @@ class Engine:
             self._sandboxes.own = Sandbox(SandboxLimits(seconds=300))
         sandbox: Sandbox = self._sandboxes.own
         return sandbox
+
+    def _warm_sandbox(self) -> None:
+        outcome = self._sandbox().call(media.warm)
+        if outcome.kind != "ok":
+            raise PlatformError(f"the decoding process does not start: {outcome.message}")
 
     # -- the device thread ----------------------------------------------------------------------------------
 
