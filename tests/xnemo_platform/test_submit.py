@@ -1,0 +1,88 @@
+"""Jobs: what travels with them, what they may carry, and their life on a cluster of our own."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xnemo_platform import submit
+from xnemo_platform.errors import PlatformError
+
+
+def test_a_job_on_this_machine_runs_this_checkout_with_this_interpreter():
+    with submit._packed(["jobs.train", "appearance", "a b"], local=True) as (entrypoint, env):
+        assert shlex.split(entrypoint) == [sys.executable, "-m", "jobs.train", "appearance", "a b"]
+        assert "working_dir" not in env
+        assert str(submit.ROOT / "platform") in env["env_vars"]["PYTHONPATH"]
+
+
+def test_to_another_machine_go_the_code_and_the_named_configs_and_nothing_else(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("steps: 1")
+    with submit._packed(["jobs.train", "--config", str(config)], local=False) as (entrypoint, env):
+        folder = Path(env["working_dir"])
+        assert shlex.split(entrypoint)[-1] == "submitted/mine.yaml"
+        assert (folder / "submitted" / "mine.yaml").read_text() == "steps: 1"
+        assert sorted(p.name for p in folder.iterdir()) == ["jobs", "pipelines", "platform", "submitted", "xnemo"]
+        found = subprocess.run([sys.executable, "-c", "import platform, xnemo_platform.submit as s; print(s.__file__)"],
+                               cwd=folder, env={"PYTHONPATH": "platform"}, capture_output=True, text=True, check=True)
+        assert found.stdout.startswith(str(folder)) or found.stdout.startswith("platform")
+
+
+def test_two_configs_of_one_name_are_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "c.yaml").write_text(name)
+    paths = [str(tmp_path / name / "c.yaml") for name in "ab"]
+    with pytest.raises(PlatformError, match="rename one"), submit._packed(["jobs.train", *paths], local=False):
+        pass
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "db_password", "API_KEY"])
+def test_a_secret_in_the_environment_is_refused(name):
+    with pytest.raises(PlatformError, match="mount secrets"):
+        submit.submit(["jobs.doctor"], "j", "http://127.0.0.1:9", env={name: "x"})
+
+
+def test_a_cluster_that_does_not_answer_is_one_sentence():
+    with pytest.raises(PlatformError, match=r"127.0.0.1:9: no Ray job server answers.*XNEMO_RAY_ADDRESS") as caught:
+        submit.find("j", "http://127.0.0.1:9")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("http://127.0.0.1:8265", True), ("http://localhost:1", True), ("http://[::1]:1", True),
+     ("http://head:8265", False), ("https://10.0.0.3", False), ("head:8265", False), ("127.0.0.1:8265", True)],
+)
+def test_only_the_loopback_is_this_machine(address, local):
+    assert submit.is_local(address) is local
+
+
+@pytest.mark.slow
+def test_the_life_of_jobs_on_a_cluster_of_our_own(tmp_path):
+    with submit.local_cluster(cpus=2) as address:
+        lines: list[str] = []
+        submit.submit(["jobs.cli", "--help"], "good", address, metadata={"run": "r"})
+        job = submit.follow("good", address, lines.append)
+        assert (job.status, submit.exit_code(job), job.metadata["run"]) == ("SUCCEEDED", 0, "r")
+        assert sum("usage: xnemo" in line for line in lines) == 1
+
+        assert submit.submit(["jobs.cli", "--help"], "good", address).status == "SUCCEEDED"  # attached, not run
+
+        for _ in range(2):  # a failed job can be started again under its id
+            submit.submit(["jobs.cli", "nonsense"], "bad", address)
+            bad = submit.follow("bad", address, lines.append)
+            assert (bad.status, submit.exit_code(bad)) == ("FAILED", 2)
+
+        submit.submit(["http.server", "0", "--bind", "127.0.0.1"], "long", address)
+        submit.stop("long", address)
+        assert submit.exit_code(submit.follow("long", address, lines.append)) == 130
+        assert {job.id for job in submit.jobs(address)} == {"good", "bad", "long"}
+        assert submit.find("nobody", address) is None
+        with pytest.raises(PlatformError, match="knows no job nobody"):
+            submit.stop("nobody", address)
+    with pytest.raises(PlatformError, match="no Ray job server answers"):
+        submit.jobs(address)
