@@ -46,7 +46,6 @@ def load_official(folder: str | Path, device: str | torch.device = "cpu", dtype:
     reference, motion = read_released(folder / REFERENCE), read_released(folder / MOTION)
     vae_config, vae = read_folder(part(folder, VAE))
     clip_config, clip = read_folder(part(folder, IMAGE_ENCODER))
-    clip = {name: t for name, t in clip.items() if not name.endswith("position_ids")}  # in older files only
     try:
         config = released_config(denoiser, motion, vae_config, clip_config)
     except KeyError as error:
@@ -148,11 +147,21 @@ def read_folder(folder: Path) -> tuple[dict, Tensors]:
         raise XNeMoError(f"{folder / 'config.json'} is not a configuration: download it again")
     for stem in ("model", "diffusion_pytorch_model", "model.fp16", "diffusion_pytorch_model.fp16"):
         if (path := folder / f"{stem}.safetensors").is_file():
-            return config, read_safetensors(path)
+            return config, todays_names(read_safetensors(path))
     for name in ("pytorch_model.bin", "diffusion_pytorch_model.bin"):
         if (path := folder / name).is_file():
-            return config, read_pth(path)
+            return config, todays_names(read_pth(path))
     raise XNeMoError(f"{folder} holds no weights: neither model.safetensors nor diffusion_pytorch_model.safetensors")
+
+
+def todays_names(tensors: Tensors) -> Tensors:
+    """Attention of VAEs published before 2023 under its present names; without CLIP's former position buffer."""
+    renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    return {
+        ".".join(renamed.get(part, part) for part in name.split(".")): t
+        for name, t in tensors.items()
+        if not name.endswith("position_ids")
+    }
 
 
 def released_config(denoiser: Tensors, motion: Tensors, vae: dict, clip: dict) -> ModelConfig:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from xnemo.config import Strict
+from xnemo.config import ModelConfig, Strict
 from xnemo.errors import XNeMoError
-from xnemo.model import XNeMo
+from xnemo.model import XNeMo, seeded
 from xnemo.official import open_pth, read_folder, released_vae
 from xnemo.weights import Report, compare, locate, reason
 
@@ -31,6 +31,20 @@ class Pretrained(Strict):
     fan: str | None = None  # a state dict of 2DFAN-4, such as 2DFAN4-11f355bf06.pth.tar
 
 
+class Start(Strict):
+    """A model before training: its shape, and where its weights come from (`jobs/configs/sd15.yaml`)."""
+
+    model: ModelConfig = ModelConfig()
+    pretrained: Pretrained = Pretrained()
+    seed: int = 0  # of the weights no source gives
+
+
+def start(config: Start) -> tuple[XNeMo, list[Report]]:
+    """The model to begin training with, and what was taken from where."""
+    model = seeded(config.model, config.seed)
+    return model, initialise(model, config.pretrained)
+
+
 def initialise(model: XNeMo, sources: Pretrained) -> list[Report]:
     """Copy every given source into the model. Returns one report per network filled.
 
@@ -43,8 +57,7 @@ def initialise(model: XNeMo, sources: Pretrained) -> list[Report]:
         if model.image_encoder is None:
             raise XNeMoError("image_encoder is given, but the model's configuration has none: set one of the two")
         tensors = subfolder(sources.image_encoder, "image_encoder")
-        clip = {name: t for name, t in tensors.items() if not name.endswith("position_ids")}
-        reports.append(fill(model.image_encoder, clip, sources.image_encoder))
+        reports.append(fill(model.image_encoder, tensors, sources.image_encoder))
     if sources.vae:
         reports.append(fill(released_vae(model), subfolder(sources.vae, "vae"), sources.vae))
     if sources.animatediff:

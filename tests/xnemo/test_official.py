@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xnemo.config import ModelConfig
@@ -48,8 +48,8 @@ def test_the_loaded_model_reproduces_the_recorded_outputs(
     bank = released.reference_net(golden["ref_lat"], golden["clip"])
     out = released.denoiser(golden["lat"], golden["t"], golden["clip"], golden["mot"], bank)
     torch.testing.assert_close(out, golden["out_cfg_cond"], rtol=1e-4, atol=1e-4)
-    tokens = released.motion_encoder(faces["x"].float(), faces["emb"].float())
-    torch.testing.assert_close(tokens, faces["tokens"].float(), rtol=1e-4, atol=1e-4)
+    tokens = released.motion_encoder(faces["x"][:1].float(), faces["emb"][:1].float())
+    torch.testing.assert_close(tokens, faces["tokens"][:1].float(), rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_halves_every_tensor_but_the_counters(released_folder: Path) -> None:
@@ -94,6 +94,20 @@ def test_files_of_torchs_older_format_are_read(released: XNeMo, copy: Path) -> N
     (copy / REFERENCE).unlink()
     torch.save(tensors, copy / REFERENCE, _use_new_zipfile_serialization=False)
     same_tensors(load_official(copy).reference_net.state_dict(), released.reference_net.state_dict())
+
+
+def test_parts_in_the_names_and_formats_of_older_libraries_are_read(released: XNeMo, copy: Path) -> None:
+    clip = load_file(copy / IMAGE_ENCODER / "model.safetensors")
+    (copy / IMAGE_ENCODER / "model.safetensors").unlink()
+    clip["vision_model.embeddings.position_ids"] = torch.arange(50)[None]
+    torch.save(clip, copy / IMAGE_ENCODER / "pytorch_model.bin")
+    vae = load_file(path := copy / VAE / "diffusion_pytorch_model.safetensors")
+    path.unlink()
+    former = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for new, old in former.items():
+        vae = {name.replace(f".{new}.", f".{old}."): t for name, t in vae.items()}
+    save_file(vae, path)
+    same_tensors(load_official(copy).state_dict(), released.state_dict())
 
 
 def test_superfluous_tensors_are_logged_and_left_out(copy: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
 from xnemo.model import XNeMo, seeded
 from xnemo.official import MOTION, TEMPORAL
-from xnemo.pretrained import Pretrained, initialise
+from xnemo.pretrained import Pretrained, Start, initialise, start
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +111,12 @@ def test_a_source_that_is_not_there_is_named(fresh: XNeMo) -> None:
 
 
 def test_the_shipped_configuration_is_the_released_shape() -> None:
-    config = yaml.safe_load((ROOT / "jobs" / "configs" / "sd15.yaml").read_text())
-    assert ModelConfig.model_validate(config["model"]) == ModelConfig.sd15()
-    Pretrained.model_validate(config["pretrained"])
+    config = Start.model_validate(yaml.safe_load((ROOT / "jobs" / "configs" / "sd15.yaml").read_text()))
+    assert config.model == ModelConfig.sd15()
+    assert config.pretrained.backbone
+
+
+def test_a_start_without_sources_is_the_seeded_model() -> None:
+    model, reports = start(Start(model=ModelConfig.small(), seed=3))
+    assert reports == []
+    assert torch.equal(next(model.parameters()), next(seeded(ModelConfig.small(), seed=3).parameters()))
