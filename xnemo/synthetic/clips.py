@@ -61,7 +61,7 @@ def write_clip(
     path.parent.mkdir(parents=True, exist_ok=True)
     motion, placement = _resampled(motion_seed, round(seconds * fps), fps, emotion, intensity)
     identity = random_identity(identity_seed)[None]
-    facts = {"identity_seed": identity_seed, "motion_seed": motion_seed, "size": size, "fps": fps}
+    facts: dict[str, object] = {"identity_seed": identity_seed, "motion_seed": motion_seed, "size": size, "fps": fps}
     facts |= {"emotion": emotion, "intensity": intensity if emotion is None else intensity or 3}
     _write_json(path.with_suffix(".json"), facts | truth(identity, motion, placement, size))
     tone = path.with_name(f".{os.getpid()}-{path.stem}.m4a")
@@ -107,21 +107,18 @@ def write_dataset(
     if count <= 1:
         for job in missing:
             _dataset_clip(job)
-    else:  # spawn: a forked torch can hang
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    else:  # spawned, for a forked torch can hang; one thread each
+        with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             list(pool.map(_dataset_clip, missing))
     return [job[0] for job in jobs]
 
 
 def _dataset_clip(job: tuple[Path, int, float, int, str, int]) -> None:
-    torch.set_num_threads(1)
     path, seed, seconds, size, emotion, intensity = job
     write_clip(path, seed, seed, seconds, size, emotion, intensity=intensity)
 
 
-def _resampled(
-    seed: int, frames: int, fps: int, emotion: str | None, intensity: int | None
-) -> tuple[Tensor, Tensor]:
+def _resampled(seed: int, frames: int, fps: int, emotion: str | None, intensity: int | None) -> tuple[Tensor, Tensor]:
     """The sequence at another frame rate, by linear interpolation in time."""
     if fps == FPS:
         return sequence(seed, frames, emotion, intensity)

@@ -115,9 +115,9 @@ def mouth(skin: Surface, who: Traits, pose: Pose) -> Mouth:
     gap = 0.185 * pose.jaw * (1 - 0.25 * pose.pucker) + 0.040 * pose.smile.clamp_min(0)
     full = who.lip_fullness * (1 + 0.55 * pose.pucker - 0.15 * pose.smile.clamp_min(0))
     bow = 1 - 0.30 * spot(skin.x, torch.zeros_like(half), 0.035, 1.0)
-    opening_top = line - 0.22 * gap * arch
-    opening_bottom = line + 0.95 * gap * arch
-    round_ = arch * (1.25 - 0.25 * arch)
+    round_ = arch * (1.6 - 0.6 * arch)  # fuller than a parabola: an O rather than a V
+    opening_top = line - 0.22 * gap * round_
+    opening_bottom = line + 0.95 * gap * round_
     return Mouth(
         across, skin.y, opening_top - 0.042 * full * round_ * bow, opening_top, opening_bottom,
         opening_bottom + 0.055 * full * round_,
@@ -144,7 +144,8 @@ def paint_opening(canvas: Canvas, skin: Surface, lips: Mouth, who: Traits) -> No
     tongue = spot(lips.across / 0.62, (lips.opening_bottom - lips.y) / 0.075, 1.0, 1.0)
     canvas.over(rgb((0.80, 0.36, 0.38), depth), inside * step(tongue, 0.32, 0.52))
     teeth = cover(lips.y - lips.opening_top - torch.minimum(0.050 + 0 * height, 0.62 * height), skin.pixel_y * 1.2)
-    canvas.over(rgb((0.97, 0.95, 0.92), depth) * (1 - 0.22 * lips.across.square())[:, None].clamp(0.4, 1), inside * teeth)
+    shade = (1 - 0.22 * lips.across.square()).clamp_(0.4, 1)
+    canvas.over(rgb((0.97, 0.95, 0.92), depth) * shade[:, None], inside * teeth)
     seam = cover((lips.y - 0.5 * (lips.opening_top + lips.opening_bottom)).abs_() - 0.006, soft)
     closed = step(height, 0.030, 0.0) * cover(lips.across.abs() - 1.0, 0.10)
     canvas.over(who.lips * 0.38, 0.9 * seam * closed)

@@ -6,12 +6,13 @@ on it is foreshortened and hidden correctly. Coordinates: x right, y down, z tow
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xnemo.errors import XNeMoError
-from xnemo.synthetic.identity import Traits
+from xnemo.synthetic.identity import Traits, traits
 
 MOTION = (
     "yaw", "pitch", "roll", "jaw", "smile", "pucker", "blink_left", "blink_right",
@@ -55,8 +56,12 @@ class Pose:
 
     def part(self, samples: slice) -> "Pose":
         """Some of the poses."""
-        cut = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Pose(**{k: tuple(t[samples] for t in v) if isinstance(v, tuple) else v[samples] for k, v in cut.items()})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        cut: dict[str, Any] = {
+            name: tuple(part[samples] for part in value) if isinstance(value, tuple) else value[samples]
+            for name, value in values.items()
+        }
+        return Pose(**cut)
 
     def turn(self, row: int, column: int) -> Tensor:
         """One entry of the rotation, [N, 1, 1]."""
@@ -188,8 +193,6 @@ def face_points(who: Traits, pose: Pose) -> tuple[Tensor, Tensor]:
 
 def face_boxes(identity: Tensor, motion: Tensor, placement: Tensor, size: int) -> Tensor:
     """Boxes [N, 4] (left, top, right, bottom) in pixels of a frame of this size: brow-top to chin, cheek to cheek."""
-    from xnemo.synthetic.identity import traits
-
     x, y = face_points(traits(identity), pose(motion, placement))
     box = torch.stack([x.amin(-1), y.amin(-1), x.amax(-1), y.amax(-1)], -1).squeeze(1)
     return (box + 1) * (size / 2)

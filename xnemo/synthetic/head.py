@@ -8,7 +8,7 @@ from torch import Tensor
 from xnemo.synthetic import face
 from xnemo.synthetic.geometry import Egg, Hit, Pose, cast, egg
 from xnemo.synthetic.identity import Traits
-from xnemo.synthetic.paint import Canvas, cover, lit, rgb, spot, step
+from xnemo.synthetic.paint import Canvas, cover, cover_steep, lit, rgb, spot, step
 
 EARS_Y = 0.04
 
@@ -86,7 +86,8 @@ def _face(canvas: Canvas, who: Traits, pose: Pose, hit: Hit, nose: Nose, cap: "C
     light, shine = _light(who, pose, hit, nose)
     light = light * (_creases(skin, who, pose, cap) - 0.20 * nose.contour)
     paper.rgb.mul_(torch.lerp(rgb((0.52, 0.37, 0.38), light), rgb((1.10, 1.07, 1.04), light), light[:, None]))
-    nostril = cover(((nose.across.abs() - 0.034) / 1.4).square().add((nose.below - 0.040).square()).sqrt() - 0.0135, pixel * 1.5)
+    hole_x, hole_y = (nose.across.abs() - 0.034) / 1.4, nose.below - 0.040
+    nostril = cover((hole_x * hole_x + hole_y * hole_y).sqrt_() - 0.0135, pixel * 1.5)
     paper.over(who.skin * rgb((0.34, 0.22, 0.22), light), 0.85 * nostril)
     paper.rgb.add_(shine[:, None])
     face.paint_opening(paper, skin, lips, who)
@@ -179,7 +180,7 @@ def _hair(canvas: Canvas, who: Traits, pose: Pose, cap: Cap, skull: Hit, pixel: 
     root = cap.inside.clamp_min(0)
     thickness = 0.010 + (0.035 + 0.055 * who.hair_volume) * root / (root + 0.08)  # it grows out of the skin
     edge = torch.maximum(hit.edge, skull.edge - thickness)
-    alpha = cover(edge, pixel) * cover(-cap.inside, pixel * 1.6)
+    alpha = cover(edge, pixel) * cover_steep(-cap.inside)
     canvas.over(colour.clamp_(0, 1), alpha)
 
 
@@ -197,5 +198,20 @@ def _glasses(canvas: Canvas, who: Traits, pose: Pose, u: Tensor, v: Tensor) -> N
     canvas.over(rgb((0.86, 0.93, 1.0), u), who.glasses * 0.10 * cover(distance.clone(), pixel))
     glare = ((out + 0.9 * y) / 0.05).square().neg().exp() * cover(distance.clone(), pixel)
     canvas.over(rgb((1.0, 1.0, 1.0), u), who.glasses * 0.16 * glare)
+    canvas.over(rgb((0.10, 0.09, 0.11), u), who.glasses * 0.9 * _temples(who, pose, u, v, pixel))
     frame = torch.minimum(distance.abs() - 0.0125, bridge)
     canvas.over(rgb((0.10, 0.09, 0.11), u), who.glasses * 0.95 * cover(frame, pixel))
+
+
+def _temples(who: Traits, pose: Pose, u: Tensor, v: Tensor, pixel: Tensor) -> Tensor:
+    """Coverage of the arms of the glasses, from the frame back to each ear that is seen and not under long hair."""
+    alpha = torch.zeros_like(u)
+    for side in (-1.0, 1.0):
+        au, av, _ = pose.project(side * (who.eye_spacing + 0.155), 0.0, who.depth * 0.98 + 0.02)
+        bu, bv, _ = pose.project(side * 0.98 * who.width, 0.0, -0.02)
+        du, dv = bu - au, bv - av
+        along = (((u - au) * du + (v - av) * dv) / (du * du + dv * dv)).clamp_(0, 1)
+        distance = ((u - au - along * du).square_() + (v - av - along * dv).square_()).sqrt_()
+        seen = step(pose.turn(2, 0) * side, 0.10, 0.25) * (who.hair_length <= 0.5)
+        alpha = torch.maximum(alpha, seen * cover(distance - 0.012, pixel))
+    return alpha

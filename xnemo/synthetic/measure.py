@@ -154,6 +154,6 @@ def _channels_first(images: np.ndarray | Tensor) -> Tensor:
         pictures = pictures.permute(0, 3, 1, 2)
     square = pictures.ndim == 4 and pictures.shape[1] == 3 and pictures.shape[2] == pictures.shape[3]
     if not square or pictures.dtype != torch.uint8 or not len(pictures):
-        shape = list(pictures.shape)
-        raise XNeMoError(f"measure needs square uint8 pictures [N, H, W, 3] or [N, 3, H, W], not {pictures.dtype} {shape}")
+        got = f"{pictures.dtype} {list(pictures.shape)}"
+        raise XNeMoError(f"measure needs square uint8 pictures [N, H, W, 3] or [N, 3, H, W], not {got}")
     return pictures.cpu()

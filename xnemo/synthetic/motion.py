@@ -1,6 +1,6 @@
 """How heads move: seeded sequences of pose, expression and placement at 25 frames/s.
 
-Every parameter follows a smoothed Ornstein-Uhlenbeck process (training recipe, section I2) pressed into its range;
+Every parameter follows an Ornstein-Uhlenbeck process, smoothed twice more so that heads have inertia, in its range;
 blinks and the jaw of a talker come on top, and an emotion (MEAD's eight, three intensities) is a bias of expression.
 """
 
@@ -31,19 +31,17 @@ EMOTIONS: dict[str, dict[str, float]] = {
 
 # Time constant in seconds, and how far the process roams: standard deviation as a share of half the range.
 WANDER = {
-    "yaw": (0.55, 0.65), "pitch": (0.55, 0.55), "roll": (0.60, 0.65),
+    "yaw": (0.70, 0.70), "pitch": (0.70, 0.65), "roll": (0.70, 0.75),
     "jaw": (0.30, 0.50), "smile": (0.80, 0.60), "pucker": (0.40, 0.60), "blink_left": (0.50, 0.50),
     "blink_right": (0.50, 0.50), "brow_left": (0.60, 0.60), "brow_right": (0.60, 0.60),
     "gaze_x": (0.35, 0.60), "gaze_y": (0.40, 0.55), "cheek": (0.80, 0.60),
-    "x": (0.60, 0.60), "y": (0.60, 0.55), "log_scale": (0.80, 0.60),
+    "x": (0.75, 0.75), "y": (0.75, 0.70), "log_scale": (0.75, 0.80),
 }  # fmt: skip
 REST = {"jaw": -0.9, "pucker": -1.1, "blink_left": -1.5, "blink_right": -1.5, "cheek": -0.8}
 """Where one-sided processes rest, in half-ranges from the middle: below -1 they are mostly at zero."""
 
 
-def sequence(
-    seed: int, frames: int, emotion: str | None = None, intensity: int | None = None
-) -> tuple[Tensor, Tensor]:
+def sequence(seed: int, frames: int, emotion: str | None = None, intensity: int | None = None) -> tuple[Tensor, Tensor]:
     """Motion [F, 13] (geometry.MOTION) and placement [F, 3] (geometry.PLACEMENT) of one clip at 25 frames/s.
 
     emotion is one of EMOTIONS (default: none, the expression roams freely), intensity 1 to 3 (default 3).
@@ -74,19 +72,12 @@ def random_motion(seed: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _wander(rng: np.random.Generator, name: str, frames: int, amplitude: float) -> np.ndarray:
-    """A twice-filtered noise of the parameter's time constant, bent softly into its range."""
+    """White noise through three leaky integrators that share the time constant, bent softly into the range."""
     (seconds, share), (low, high) = WANDER[name], RANGES[name]
-    keep = np.exp(-2.0 / (seconds * FPS))
-    warm = int(6 * seconds * FPS)
-    noise = rng.standard_normal(frames + warm)
-    slow = np.zeros(2)
-    values = np.empty(frames + warm)
-    for i, kick in enumerate(noise):
-        slow[0] = keep * slow[0] + (1 - keep) * kick
-        slow[1] = keep * slow[1] + (1 - keep) * slow[0]
-        values[i] = slow[1]
-    values *= np.sqrt((1 + keep) ** 3 / ((1 - keep) * (1 + keep**2)))  # to unit variance
-    bent = np.tanh(REST.get(name, 0.0) + share * amplitude * 1.6 * values[warm:])
+    time = np.arange(int(4 * seconds * FPS)) / FPS
+    kernel = time**2 * np.exp(-3 * time / seconds)
+    values = np.convolve(rng.standard_normal(frames + len(kernel) - 1), kernel / np.linalg.norm(kernel), "valid")
+    bent = np.tanh(REST.get(name, 0.0) + share * amplitude * 1.6 * values)
     if name in REST:  # one-sided: what is below the middle of the bend is rest
         return np.clip(low + (high - low) * 0.5 * (1 + bent) * 1.25 - 0.12, low, high)
     return 0.5 * (low + high) + 0.5 * (high - low) * bent

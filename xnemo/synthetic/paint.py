@@ -25,6 +25,12 @@ def cover(distance: Tensor, pixel: Tensor | float) -> Tensor:
     return distance.div_(pixel).neg_().add_(0.5).clamp_(0, 1)
 
 
+def cover_steep(height: Tensor) -> Tensor:
+    """Coverage of `height` < 0 where its slope varies: the distance is taken from neighbouring pixels."""
+    dx, dy = torch.gradient(height, dim=(-1, -2)) if min(height.shape[-2:]) > 1 else (height * 0, height * 0)
+    return cover(height / (dx.square() + dy.square()).sqrt_().clamp_min_(1e-4), 1.0)
+
+
 def band(y: Tensor, top: Tensor, bottom: Tensor, pixel: Tensor | float) -> Tensor:
     """Share of a pixel between two heights, nothing where they have crossed."""
     return cover(top - y, pixel).add_(cover(y - bottom, pixel)).sub_(1).clamp_(min=0)

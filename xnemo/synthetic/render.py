@@ -64,7 +64,8 @@ def _in_window(canvas: Canvas, who: Traits, how: Pose) -> None:
     tops, height = _span(canvas.y.flatten(), how.y, how.scale * REACH[1], canvas.pixel)
     if width <= 0 or height <= 0:
         return
-    cuts = [(n, slice(None), slice(t, t + height), slice(c, c + width)) for n, (t, c) in enumerate(zip(tops, lefts, strict=True))]
+    corners = enumerate(zip(tops, lefts, strict=True))
+    cuts = [(n, slice(None), slice(top, top + height), slice(left, left + width)) for n, (top, left) in corners]
     x = torch.stack([canvas.x[0, :, cut[3]] for cut in cuts])
     y = torch.stack([canvas.y[0, cut[2]] for cut in cuts])
     window = Canvas(torch.stack([canvas.rgb[cut] for cut in cuts]), x, y, canvas.pixel)

@@ -38,7 +38,7 @@ def body(canvas: Canvas, who: Traits, pose: Pose) -> None:
     radius = (ax.abs().pow(2.6) + ay.abs().pow(2.6)).clamp_min(1e-6)
     distance = (radius.pow(1 / 2.6) - 1).mul_(0.78)
     light = (0.80 - 0.30 * step(x.abs(), 0.35, 1.0) + 0.12 * who.light_side * x - 0.18 * (y - 1.0)).clamp_(0, 1)
-    light -= 0.16 * spot(x.abs() - 0.52, y - 1.12, 0.05, 0.30)  # the fold of the arm
+    light -= 0.10 * spot(x.abs() - 0.52, y - 1.12, 0.06, 0.30)  # the fold of the arm
     cloth = lit(who.clothes, light, rgb((0.42, 0.42, 0.48), x), rgb((1.08, 1.06, 1.04), x))
     canvas.over(cloth, cover(distance, pixel))
 
@@ -69,7 +69,7 @@ def _collar(x: Tensor, y: Tensor) -> Tensor:
 
 def _body(canvas: Canvas, pose: Pose) -> tuple[Tensor, Tensor]:
     x, y = _to_body(pose, canvas.x, canvas.y)
-    return torch.broadcast_tensors(x, y)  # type: ignore[return-value]
+    return torch.broadcast_tensors(x, y)
 
 
 def _to_body(pose: Pose, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

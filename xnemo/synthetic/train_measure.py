@@ -5,7 +5,6 @@ time as results are: low resolution, blur, noise, JPEG, colour. Held out are the
 """
 
 import argparse
-import copy
 import json
 import time
 from pathlib import Path
@@ -65,7 +64,7 @@ def _jpeg(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def train(minutes: float, output: Path, log_every: int = 200) -> dict[str, dict[str, float]]:
-    """Train for this long (processor time) and write the weights (half precision) with their accuracy; returns the accuracy."""
+    """Train for this long (processor time), write the weights with their accuracy, and return the accuracy."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     reader = Reader().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -73,17 +72,18 @@ def train(minutes: float, output: Path, log_every: int = 200) -> dict[str, dict[
         reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
     )
     optimizer = torch.optim.AdamW(reader.parameters(), 2e-3, weight_decay=1e-3)
-    pool = drawn(TRAINED_FROM, 2048)
+    pool = list(drawn(TRAINED_FROM, 2048))
     start, step, seed = time.process_time(), 0, TRAINED_FROM + 2048
     while (share := (time.process_time() - start) / (60 * minutes)) < 1:
-        pool = tuple(torch.cat([new, old[:POOL]]) for new, old in zip(drawn(seed, 8 * FRESH), pool, strict=True))
+        new = drawn(seed, 8 * FRESH)
+        pool = [torch.cat([fresh, old[:POOL]]) for fresh, old in zip(new, pool, strict=True)]
         seed += 8 * FRESH
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, step / 200) * (0.5 + 0.5 * np.cos(np.pi * share)) + 1e-5
         for _ in range(8):
             rows = torch.from_numpy(rng.integers(0, len(pool[0]), BATCH))
             with torch.autocast("cpu", torch.bfloat16):
-                loss = _loss(reader, *(column[rows] for column in pool), rng)
+                loss = _loss(reader, [column[rows] for column in pool], rng)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -96,9 +96,9 @@ def train(minutes: float, output: Path, log_every: int = 200) -> dict[str, dict[
     return save(average.module, output, seed - TRAINED_FROM, step * BATCH)
 
 
-def _loss(reader: Reader, pictures: Tensor, place: Tensor, read: Tensor, rng: np.random.Generator) -> Tensor:
+def _loss(reader: Reader, batch: list[Tensor], rng: np.random.Generator) -> Tensor:
     """Squared errors; the crop is laid by the true place, a little off as the predicted one will be."""
-    x = spoil(pictures, rng)
+    x, (place, read) = spoil(batch[0], rng), batch[1:]
     order = torch.randperm(len(x))
     x, place, read = x[order], place[order], read[order]
     near = place + 0.06 * torch.randn_like(place)
@@ -114,18 +114,20 @@ def r2(reader: Reader, count: int = 1024) -> dict[str, dict[str, float]]:
     truth = torch.cat([place, read], 1)
     report = {}
     for kind in ("clean", "degraded"):
-        images = shrink(pictures) if kind == "clean" else spoil(torch.cat([pictures] * 2), np.random.default_rng(1))[:count]
+        twice = torch.cat([pictures, pictures])  # `spoil` leaves the second half sharp
+        images = shrink(pictures) if kind == "clean" else spoil(twice, np.random.default_rng(1))[:count]
         guess = torch.cat([torch.cat(reader(part), 1) for part in images.split(64)])
         score = 1 - (guess - truth).square().mean(0) / truth.var(0)
         report[kind] = {name: round(float(s), 3) for name, s in zip(PLACED + READ, score, strict=True)}
     return report
 
 
-def save(reader: Reader, output: Path, people: int, pictures: int) -> dict[str, dict[str, float]]:
+def save(network: torch.nn.Module, output: Path, people: int, pictures: int) -> dict[str, dict[str, float]]:
     """Write the weights in half precision, measured as they will be read back."""
     from safetensors.torch import save_file
 
-    reader = copy.deepcopy(reader)
+    reader = Reader()
+    reader.load_state_dict(network.state_dict())
     for tensor in (*reader.parameters(), *reader.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.half().float()
