@@ -137,7 +137,8 @@ class PatchCodec(Codec):
         return ((patches - self.mean) @ self.basis.T / self.deviation).movedim(-1, 1)
 
     def _decode(self, latents: Tensor, frames: int) -> Tensor:
-        patches = (latents.movedim(1, -1) * self.deviation) @ self.basis + self.mean
+        latents = latents.to(self.basis.dtype).movedim(1, -1)
+        patches = (latents * self.deviation) @ self.basis + self.mean
         return F.pixel_shuffle(patches.movedim(-1, 1), self.factor)
 
 
@@ -189,7 +190,7 @@ class ConvCodec(PatchCodec):
         return super()._encode(images) + self.down(images.to(self.basis.dtype))
 
     def _decode(self, latents: Tensor, frames: int) -> Tensor:
-        return super()._decode(latents, frames) + self.up(latents)
+        return super()._decode(latents, frames) + self.up(latents.to(self.basis.dtype))
 
 
 class Residual(nn.Module):

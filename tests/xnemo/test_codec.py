@@ -59,6 +59,22 @@ def test_a_lossy_patch_codec_refuses_to_work_before_it_is_fitted() -> None:
         patches(6).encode(smooth_images(1))
 
 
+@pytest.mark.parametrize("kind", ["patches", "conv", "sd", "svd"])
+def test_a_codec_of_lower_precision_takes_full_precision_tensors(kind: str) -> None:
+    """The sampler keeps its latents in fp32 whatever the networks run in."""
+    widths = (8, 8) if kind == "conv" else (32, 32, 32)
+    config = CodecConfig.model_validate(
+        {"kind": kind, "factor": 4, "channels": 48, "scaling": 1.0, "widths": widths, "layers_per_block": 1}
+    )
+    codec, images = build_codec(config).eval().bfloat16(), smooth_images(1)
+    with torch.no_grad():
+        decoded = codec.decode(codec.encode(images).float())
+    assert decoded.dtype == torch.bfloat16
+    assert decoded.shape == images.shape
+    if kind in ("patches", "conv"):
+        torch.testing.assert_close(decoded.float(), images, rtol=0, atol=0.02)
+
+
 def test_more_channels_than_pixels_are_refused() -> None:
     with pytest.raises(XNeMoError, match=r"codec\.channels"):
         patches(49)
