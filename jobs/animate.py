@@ -36,12 +36,13 @@ def main(argv: Sequence[str]) -> int:
     import xnemo
     from jobs.progress import bars
     from pipelines.models import device, locate
+    from xnemo.animation import animate
     from xnemo.tokens.motion_file import load_motion
 
     chosen = device(arguments.device)
     folder = locate(arguments.model)
     driving = load_motion(arguments.motion) if arguments.motion else arguments.driving
-    clip = xnemo.animate(
+    clip = animate(
         xnemo.load(folder, device=chosen),
         arguments.portrait,
         driving,

@@ -109,15 +109,14 @@ def extract(arguments: argparse.Namespace) -> None:
 
 def outpaint(arguments: argparse.Namespace) -> None:
     from pipelines.models import locate
-    from xnemo.tokens.generator import MotionGenerator
     from xnemo.tokens.motion_file import load_motion, save_motion
     from xnemo.tokens.outpaint import FPS, outpaint_motion
-    from xnemo.tokens.vqvae import MotionTokenizer
+    from xnemo.tokens.weights import load_generator, load_tokenizer
 
     prefix = load_motion(arguments.prefix) if arguments.prefix else None
     motion = outpaint_motion(
-        MotionTokenizer.load(locate(arguments.tokenizer)),
-        MotionGenerator.load(locate(arguments.generator)),
+        load_tokenizer(locate(arguments.tokenizer)),
+        load_generator(locate(arguments.generator)),
         prefix,
         round(arguments.seconds * (prefix.fps if prefix else FPS)),
         arguments.seed,

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -41,7 +41,7 @@ class EvaluateConfig(Config):
     clip_size: int = 256
     steps: int = 10
     guidance_scale: float = 1.0
-    head_motion: str = "relative"
+    head_motion: Literal["relative", "still"] = "relative"
     seed: int = 0
     workers: int = Field(default=2, ge=1)
     experiment: str = "evaluate"

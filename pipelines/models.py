@@ -12,9 +12,9 @@ def locate(model: str) -> Path:
     """The folder of a model named by path or by `models:/<name>@<alias>` (MLflow registry, digests checked)."""
     match = ALIAS.match(model)
     if match:
-        from xnemo_platform import registry
+        from xnemo_platform.registry import resolve
 
-        return registry.resolve(match["name"], match["alias"]).folder
+        return resolve(match["name"], match["alias"]).folder
     if model.startswith("models:"):
         raise PlatformError(
             f"{model}: a registered model is written models:/<name>@<alias>, such as models:/xnemo@demo."
