@@ -1,6 +1,7 @@
 """The recorded networks' rules and shape, shared by the tests that compare against them."""
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,20 @@ def recorded(goldens: Path) -> Callable[[str], dict[str, Tensor]]:
     def read(name: str) -> dict[str, Tensor]:
         with np.load(goldens / f"{name}.npz") as arrays:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def released_shapes(goldens: Path) -> Callable[[str], dict[str, list[int]]]:
+    """Reads the names and shapes of one released network's tensors."""
+    folder = goldens.parent / "reference" / "statedict"
+    if not folder.is_dir():
+        pytest.skip(f"no listings of the released tensors at {folder}")
+
+    def read(name: str) -> dict[str, list[int]]:
+        entries = json.loads((folder / f"{name}.json").read_text())["state_dict"]
+        return {key: entry["shape"] for key, entry in entries.items()}
 
     return read
 

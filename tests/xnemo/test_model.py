@@ -1,5 +1,7 @@
 """The assembled model: the image token, its null, the seed."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -19,6 +21,20 @@ def test_one_prediction_through_all_parts(small: XNeMo) -> None:
     bank = small.reference_net(latents, context)
     out = small.denoiser(latents[:, :, None], torch.tensor([3, 500]), context, tokens[:, None], bank)
     assert out.shape == (*latents.shape[:2], 1, *latents.shape[2:])
+
+
+def test_the_released_shape_has_the_released_tensors(released_shapes: Callable[[str], dict[str, list[int]]]) -> None:
+    with torch.device("meta"):
+        model = XNeMo(ModelConfig.sd15())
+    parts = {
+        "denoising_unet_full": model.denoiser,
+        "reference_unet": model.reference_net,
+        "motion_encoder": model.motion_encoder,
+        "clip_image_encoder": model.image_encoder,
+        "vae_svd_temporal_decoder": model.codec.vae,
+    }
+    for name, part in parts.items():
+        assert {key: list(t.shape) for key, t in part.state_dict().items()} == released_shapes(name), name
 
 
 def test_without_an_image_encoder_the_context_is_the_null_context(small: XNeMo) -> None:

@@ -1,8 +1,6 @@
 """The skeleton: released names and sizes, resampling, which parameters are alive."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,28 +10,6 @@ from xnemo.config import ModelConfig, UNetConfig
 from xnemo.denoiser import Denoiser
 from xnemo.reference_net import ReferenceNet
 from xnemo.unet import Downsample2D, ResnetBlock2D, Upsample2D
-
-
-def listing(goldens: Path, name: str) -> dict[str, list[int]]:
-    path = goldens.parent / "reference" / "statedict" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"no listing of the released tensors at {path}")
-    return {key: entry["shape"] for key, entry in json.loads(path.read_text())["state_dict"].items()}
-
-
-@pytest.mark.parametrize(
-    ("name", "network"),
-    [
-        ("denoising_unet_full", lambda: Denoiser(ModelConfig.sd15())),
-        ("reference_unet", lambda: ReferenceNet(ModelConfig.sd15().unet)),
-    ],
-)
-def test_the_released_shape_has_the_released_tensors(
-    goldens: Path, name: str, network: Callable[[], nn.Module]
-) -> None:
-    with torch.device("meta"):
-        tensors = network().state_dict()
-    assert {key: list(t.shape) for key, t in tensors.items()} == listing(goldens, name)
 
 
 def fold(x: Tensor) -> Tensor:
