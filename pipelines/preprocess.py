@@ -148,7 +148,8 @@ def _ingested(config: IngestConfig, version: str, work: plan.Plan) -> Iterator[d
 
 @contextlib.contextmanager
 def _ray(config: IngestConfig) -> Iterator[None]:
-    """A Ray to run on: the one this process is connected to, or a private one that ends with the run."""
+    """A Ray to run on: the one this process is connected to, that of RAY_ADDRESS (as in a Ray job), or a private
+    one that ends with the run."""
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}.items():
         os.environ.setdefault(name, value)
     import ray
@@ -158,7 +159,10 @@ def _ray(config: IngestConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(address="local", num_cpus=max(2, config.workers), include_dashboard=False, log_to_driver=False)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    else:
+        ray.init(address="local", num_cpus=max(2, config.workers), include_dashboard=False, log_to_driver=False)
     try:
         yield
     finally:

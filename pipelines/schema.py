@@ -17,7 +17,7 @@ CLIP = pa.schema(
         ("split", pa.string()),
         ("source_uri", pa.string()),
         ("source_sha256", pa.string()),
-        ("source_span_s", pa.list_(pa.float64(), 2)),  # start, end in the source
+        ("source_span_s", pa.list_(pa.float64(), 2)),  # start, end in the source; never null, as crop_box
         ("source_fps", pa.float64()),
         ("fps", pa.float64()),
         ("n_frames", pa.int32()),

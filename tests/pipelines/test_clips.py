@@ -1,0 +1,129 @@
+"""From a video to clips: the right frames, boxes that follow the crop, shots told apart, bad input typed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.clips import ClipConfig, cut, examine, extract, shot_starts
+from tests.pipelines.drawn import SIZE, head, head_video, moving
+from xnemo.media.blazeface import overlap
+from xnemo.media.images import decode_jpeg
+from xnemo.media.limits import LIMITS
+from xnemo.media.video import write_video
+
+CONFIG = ClipConfig(size=128, min_face_px=40, min_frames=10, max_frames=60)
+
+
+def clips_of(path: Path, config: ClipConfig = CONFIG) -> dict:
+    info = examine(str(path), LIMITS)
+    return extract(str(path), info, 0.0, info["duration"], config, LIMITS)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return clips_of(head_video(tmp_path_factory.mktemp("clips") / "a.mp4", seed=3))
+
+
+def test_one_head_is_one_clip_of_all_frames(found: dict) -> None:
+    assert [len(clip["frames"]) for clip in found["clips"]] == [40]
+    assert (found["frames"], found["dropped"]) == (40, {})
+    assert found["clips"][0]["span"] == [0.0, 1.6]
+
+
+def test_frames_are_squares_of_the_asked_size(found: dict) -> None:
+    assert decode_jpeg(found["clips"][0]["frames"][0]).shape == (128, 128, 3)
+
+
+def test_boxes_follow_the_head_in_the_crop(found: dict) -> None:
+    clip, (_, box) = found["clips"][0], head(3)
+    left, top, right, _ = clip["crop_box"]
+    for at in (0, 20, 39):
+        moved = box + np.array([round(at * 0.5), 0, round(at * 0.5), 0])
+        expected = (moved - [left, top, left, top]) * 128 / (right - left)
+        assert overlap(clip["face_boxes"][at], expected[None])[0] > 0.5
+
+
+def test_the_crop_is_the_source_inside_its_box(found: dict) -> None:
+    clip = found["clips"][0]
+    frame = decode_jpeg(clip["frames"][20]).astype(int)
+    expected = cut(moving(3, 21)[20], np.array(clip["crop_box"]), 128)
+    assert np.abs(frame - expected).mean() < 6
+
+
+def test_the_head_is_half_as_wide_as_its_crop(found: dict) -> None:
+    boxes = found["clips"][0]["face_boxes"]
+    assert np.median(boxes[:, 2] - boxes[:, 0]) == pytest.approx(64, rel=0.1)
+
+
+def test_faces_too_small_in_the_source_are_counted(tmp_path: Path) -> None:
+    found = clips_of(head_video(tmp_path / "a.mp4", seed=3), CONFIG.model_copy(update={"min_face_px": 500.0}))
+    assert found["clips"] == []
+    assert found["dropped"] == {"small_face": 40}
+
+
+def test_frames_are_resampled_by_time(tmp_path: Path) -> None:
+    found = clips_of(head_video(tmp_path / "fast.mp4", seed=3, frames=80, fps=50))
+    assert [len(clip["frames"]) for clip in found["clips"]] == [40]
+
+
+def test_a_change_of_scene_makes_two_clips(tmp_path: Path) -> None:
+    frames = moving(3, 20) + moving(7, 20)
+    found = clips_of(write_video(tmp_path / "cut.mp4", frames, 25))
+    assert [len(clip["frames"]) for clip in found["clips"]] == [20, 20]
+    assert found["clips"][1]["span"] == [0.8, 1.6]
+
+
+def test_a_flash_is_no_new_shot_when_motion_is_as_fast() -> None:
+    rng = np.random.default_rng(0)
+    wild = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(12)]
+    assert shot_starts(wild, 0.12) == {0}
+
+
+def test_a_cut_between_still_shots_is_found() -> None:
+    frames = [np.zeros((40, 40, 3), np.uint8)] * 5 + [np.full((40, 40, 3), 90, np.uint8)] * 5
+    assert shot_starts(frames, 0.12) == {0, 5}
+
+
+def test_a_picture_without_a_person_gives_no_clip(tmp_path: Path) -> None:
+    frames = [np.full((SIZE, SIZE, 3), 90, np.uint8)] * 20
+    assert clips_of(write_video(tmp_path / "wall.mp4", frames, 25))["dropped"] == {"no_face": 20}
+
+
+def test_two_heads_are_counted_or_kept_as_asked(tmp_path: Path) -> None:
+    pair = np.concatenate([head(3)[0], head(7)[0]], axis=1)
+    path = write_video(tmp_path / "two.mp4", [pair] * 20, 25)
+    assert clips_of(path)["clips"] == []
+    assert "several_faces" in clips_of(path)["dropped"]
+    each = clips_of(path, CONFIG.model_copy(update={"faces": "each"}))["clips"]
+    assert sorted(clip["face"] for clip in each) == [0, 1]
+
+
+def test_a_crop_beyond_the_border_is_black_there() -> None:
+    crop = cut(np.full((10, 10, 3), 200, np.uint8), np.array([-10.0, 0.0, 10.0, 20.0]), 20)
+    assert (crop[:10, 10:] == 200).all()
+    assert (crop[:, :10] == 0).all()
+    assert (crop[10:] == 0).all()
+
+
+@pytest.mark.parametrize("window", [(-50, -50, -40, -40), (30, 30, 50, 50), (5.2, 5.2, 5.3, 5.3)])
+def test_a_crop_anywhere_has_its_size(window: tuple[float, ...]) -> None:
+    assert cut(np.zeros((10, 10, 3), np.uint8), np.array(window), 16).shape == (16, 16, 3)
+
+
+def test_sound_comes_along_when_asked(tmp_path: Path) -> None:
+    from tests.xnemo.media.conftest import write
+
+    voiced = write(tmp_path / "voice.mp4", [k / 25 for k in range(25)], sound=True)
+    path = write_video(tmp_path / "a.mp4", moving(3, 25), 25, audio_from=voiced)
+    assert clips_of(path)["clips"][0]["audio"] is None
+    assert clips_of(path, CONFIG.model_copy(update={"audio": True}))["clips"][0]["audio"][4:8] == b"ftyp"
+
+
+@pytest.mark.real_media
+def test_real_clips_are_kept_nearly_whole(samples: Path) -> None:
+    config = ClipConfig(size=128, min_face_px=100)
+    for name in ("d0", "d13", "landscape_s32"):
+        path = str(samples / "driving" / f"{name}.mp4")
+        found = extract(path, examine(path, LIMITS), 0.0, 2.0, config, LIMITS)
+        assert sum(len(clip["frames"]) for clip in found["clips"]) > 0.95 * found["frames"], name
