@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve import Application
 
@@ -16,6 +15,7 @@ from pipelines.serve.engine import Engine
 from pipelines.serve.routes import create
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.settings import settings
+from xnemo_platform.trainer import start_ray
 
 NAME = "xnemo"
 READY_S = 300.0
@@ -69,8 +69,7 @@ def start(config: ServeConfig) -> str:
     once it is ready. Raises PlatformError for a busy port, a missing model, or a model that does not come up."""
     locate(config.model)  # the sentence is clearer here than out of a replica
     port = _port(config.host, config.port)
-    if not ray.is_initialized():
-        ray.init(address="local", num_cpus=settings().cpus, include_dashboard=False, log_to_driver=False)
+    start_ray(settings().cpus)
     serve.start(http_options={"host": config.host, "port": port})
     try:
         serve.run(app(config), name=NAME, route_prefix="/")

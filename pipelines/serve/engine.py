@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 20.0
 POLL_S = 0.05
+BEAT_S = 0.5
 PREPARED, DENOISED = 0.1, 0.9  # share of the progress bar behind us when denoising begins and ends
 
 
@@ -125,7 +126,7 @@ class Engine:
             try:
                 self._claim()
                 self._see_cancellations()
-                if time.monotonic() - beat > 1.0:
+                if time.monotonic() - beat > BEAT_S:
                     beat = time.monotonic()
                     self._publish()
                     self._beat()
@@ -195,7 +196,7 @@ class Engine:
             self._forget(work)
 
     def _finish(self, work: Work, result: dict[str, Any]) -> None:
-        self.store.finish(work.job, result | {"model": self.loaded.name, "seconds": round(
+        self.store.finish(work.job, result | {"model": self.loaded.exact_name, "seconds": round(
             time.monotonic() - work.started, 2)})
         self._forget(work)
 
@@ -232,6 +233,7 @@ class Engine:
         work.at(PREPARED)
         work.request = self.scheduler.prepare(
             work.job.id, reference, tokens, first, options.steps, options.guidance_scale)
+        work.job = self.store.update(work.job, lease_s=LEASE_S, state="running", stage="denoising", progress=PREPARED)
         self._joining.put(work)
         self._wake.set()
 
@@ -254,7 +256,7 @@ class Engine:
         assert motion is not None
         path = work.folder(self.config) / f"result-{work.job.fence}.mp4"
         save_frames(path, self._frames(work, request), motion.fps, audio=work.audio, audio_start=options.start,
-                    model=self.loaded.name, label=options.label)
+                    model=self.loaded.exact_name, label=options.label)
         self._finish(work, {"video": str(path), "frames": len(motion), "fps": motion.fps})
 
     def _frames(self, work: Work, request: Request) -> Iterator[np.ndarray]:

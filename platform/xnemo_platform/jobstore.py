@@ -177,6 +177,9 @@ class JobStore:
         """
         now = self._clock()
         silent = _JOBS.c.state.in_(HELD) & (_JOBS.c.lease_until < now)
+        ready = _JOBS.c.state.in_(WAITING) | silent
+        if self._one(sa.select(_JOBS).where(ready).limit(1)) is None:
+            return None  # the usual answer to a worker that asks all the time; it costs no write
         self._write(
             sa.update(_JOBS)
             .where(silent, _JOBS.c.attempts >= self.max_attempts)
@@ -185,7 +188,7 @@ class JobStore:
         )  # fmt: skip
         oldest = (
             sa.select(_JOBS.c.id)
-            .where(_JOBS.c.state.in_(WAITING) | silent)
+            .where(ready)
             .order_by(_JOBS.c.created, _JOBS.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)

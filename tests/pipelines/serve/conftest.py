@@ -24,6 +24,7 @@ from xnemo.synthetic.render import render
 def tiny() -> ModelConfig:
     small = ModelConfig.small()
     return small.model_copy(update={
+        "image_size": 32,
         "codec": CodecConfig(kind="patches", factor=4, channels=8, scaling=1.0),
         "unet": UNetConfig(in_channels=8, channels=(16, 16), layers_per_block=1, attention=(True, True), heads=2,
                            norm_groups=8, context_dim=8),
@@ -33,7 +34,7 @@ def tiny() -> ModelConfig:
 @pytest.fixture(scope="session")
 def model() -> XNeMo:
     model = seeded(tiny(), 3).eval()
-    pictures = torch.from_numpy(heads(1, 1, 16, 64)).permute(0, 3, 1, 2)
+    pictures = torch.from_numpy(heads(1, 1, 16, 32)).permute(0, 3, 1, 2)
     model.codec.fit(pictures / 127.5 - 1)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():  # zero-initialised layers would hide a mistake

@@ -122,7 +122,7 @@ def test_outpainting_without_a_generator_says_so(service: TestClient, driving: P
 
 def test_the_models_and_readiness_are_shown(service: TestClient) -> None:
     [model] = service.get("/v1/models").json()["models"]
-    assert (model["model"], model["state"], model["image_size"]) == ("tiny", "ready", 64)
+    assert (model["model"], model["state"], model["image_size"]) == ("tiny", "ready", 32)
     assert service.get("/readyz").status_code == 200
     assert service.get("/healthz").json() == {"status": "alive"}
 

@@ -1,5 +1,6 @@
 """The service on a real Ray cluster, from start to a killed engine."""
 
+import json
 import os
 import signal
 import time
@@ -51,7 +52,11 @@ def wait(client: httpx2.Client, job: dict[str, Any], until: tuple[str, ...] = ("
 
 def test_an_animation_goes_through_the_cluster(client: httpx2.Client, portrait: Path, driving: Path) -> None:
     assert client.get("/readyz").status_code == 200
-    job = wait(client, ask(client, portrait, driving, steps=2))
+    job = ask(client, portrait, driving, steps=2)
+    with client.stream("GET", job["links"]["events"]) as stream:
+        states = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+    assert (states[0]["state"] != "done", states[-1]["state"]) == (True, "done")
+    job = wait(client, job)
     video = client.get(job["links"]["video"], headers={"Range": "bytes=4-7"})
     assert (video.status_code, video.content) == (206, b"ftyp")
 
