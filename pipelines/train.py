@@ -185,6 +185,8 @@ class _Losses(nn.Module):
 class _Critic(nn.Module):
     """The discriminator's turn on the faces of the generator's last step."""
 
+    stage: Stage
+
     def __init__(self, stage: Stage, discriminator: nn.Module):
         super().__init__()
         self.discriminator = discriminator

@@ -163,6 +163,8 @@ class _Loop:
         norms: dict[str, float] = {}
         for i, batch in enumerate(batches):
             last = i + 1 == len(batches)
+            # Dropout draws from torch's own generator: keyed like all noise, so that resuming repeats it.
+            torch.manual_seed(hash((self.config.seed, step, i, self.ranks.rank)))
             found = self.main.backward(batch)
             norms["grad_norm"] = self.main.step(factor, last)
             if self.adversary:

@@ -26,7 +26,7 @@ METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMS_PER_CALL = 100
 VALUE_LENGTH = 6000
 DRAIN_EVERY_S = 2.0
-LAST_DRAIN_S = 15.0
+LAST_DRAIN_S = 60.0  # a fresh embedded store takes its time on a busy machine
 log = logging.getLogger(__name__)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from pipelines import shards
 from pipelines.clip_store import ClipStore, decode
-from pipelines.train import MAY_DIFFER, StageTask, TrainConfig, _pinned, train
+from pipelines.train import MAY_DIFFER, StageTask, TrainConfig, _pinned
 from xnemo import weights
 from xnemo.synthetic.geometry import face_boxes
 from xnemo.synthetic.identity import random_identity

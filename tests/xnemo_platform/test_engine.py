@@ -1,0 +1,150 @@
+"""The training loop, alone in this process: exact resume, ZeRO stages that agree, nothing poisoned."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_task import ToyConfig, ToyTask, exported
+
+from xnemo_platform.checkpoint import COMMIT
+from xnemo_platform.config import build
+from xnemo_platform.engine import LoopConfig, Run, lr_factor, train
+from xnemo_platform.errors import PlatformError
+from xnemo_platform.trainee import gathered
+from xnemo_platform.trainer import Place
+
+
+def loop(**changes) -> dict:
+    every = {"save_every": 2, "log_every": 2, "validate_every": 3}
+    return {"steps": 6, "batch": 8, "lr": 1e-2, "keep": 5} | every | changes
+
+
+def run(folder: Path, poison=(), fingerprint="f", **changes) -> ToyTask:
+    config = build(ToyConfig, {"loop": loop(**changes)})
+    task = ToyTask(config, Place("cpu", 0, 1, folder))
+    task.poison = set(poison)
+    train(task, config.loop, Run(folder, config.model_dump(mode="json"), fingerprint))
+    return task
+
+
+def same(a: Path, b: Path, **tolerance) -> bool:
+    one, two = exported(a), exported(b)
+    if tolerance:
+        return all(torch.allclose(one[name], two[name], **tolerance) for name in one)
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """As if the run had been killed after the commit of `step`."""
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if int(checkpoint.name.split("-")[1]) > step:
+            (checkpoint / COMMIT).unlink()
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, zero):
+    whole = run(tmp_path / "whole", zero=zero)
+    run(tmp_path / "broken", zero=zero)
+    forget_after(tmp_path / "broken", 2)
+    resumed = run(tmp_path / "broken", zero=zero)
+    assert resumed.seen == whole.seen[2 * 8 :]
+    assert same(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_the_zero_stages_agree(tmp_path, zero):
+    run(tmp_path / "plain", zero=0)
+    run(tmp_path / "sharded", zero=zero)
+    assert same(tmp_path / "plain", tmp_path / "sharded", rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_exported_is_the_average_and_training_goes_on_with_the_weights(tmp_path):
+    task = run(tmp_path)
+    found = exported(tmp_path)
+    assert torch.equal(found["first.weight"], task.average.shadow[0])
+    assert not torch.equal(found["first.weight"], task.module.first.weight)
+
+
+def test_frozen_parameters_stay(tmp_path):
+    task = run(tmp_path)
+    assert torch.equal(task.module.frozen.weight, ToyTask(task.config, task.place).module.frozen.weight)
+
+
+def test_accumulation_changes_nothing_but_memory(tmp_path):
+    def without_dropout(folder, **changes):
+        config = build(ToyConfig, {"loop": loop(**changes)})
+        task = ToyTask(config, Place("cpu", 0, 1, folder))
+        task.module.dropout.p = 0.0
+        train(task, config.loop, Run(folder, {}, "f"))
+
+    without_dropout(tmp_path / "whole")
+    without_dropout(tmp_path / "parts", accumulate=4)
+    assert same(tmp_path / "whole", tmp_path / "parts", rtol=1e-4, atol=1e-6)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
+    run(tmp_path / "whole")
+    run(tmp_path / "broken")
+    forget_after(tmp_path / "broken", 4)
+    state = next((tmp_path / "broken/checkpoints/step-00000004/main").rglob("*.pt"))
+    state.write_bytes(state.read_bytes()[:-1] + b"!")
+    resumed = run(tmp_path / "broken")
+    assert "does not match its digest" in caplog.text
+    assert len(resumed.seen) == 4 * 8
+    assert same(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_step_that_is_not_finite_leaves_the_weights_as_they_were(tmp_path, zero):
+    skipped = run(tmp_path / "skipped", poison={2}, steps=3, zero=zero)
+    before = run(tmp_path / "before", steps=2, zero=zero)
+    for name in ("module", "adversary"):
+        ours, theirs = (list(getattr(task, name).parameters()) for task in (skipped, before))
+        with gathered(ours), gathered(theirs):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_too_many_in_a_row_stop_the_run_with_the_good_weights_kept(tmp_path):
+    with pytest.raises(PlatformError, match=r"step 4: gradients were not finite 2 times.*loss nan"):
+        run(tmp_path, poison={3, 4}, bad_steps=1)
+    again = run(tmp_path, bad_steps=1)
+    assert again.seen[0] == 4 * 8  # the checkpoint after the first skipped step
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path):
+    run(tmp_path)
+    with pytest.raises(PlatformError, match=r"loop.lr: 0.01 → 0.02"):
+        run(tmp_path, fingerprint="g", lr=2e-2)
+
+
+def test_a_finished_run_trains_no_more(tmp_path):
+    first = run(tmp_path)
+    again = run(tmp_path)
+    assert first.seen
+    assert not again.seen
+
+
+def test_the_records_tell_losses_norms_and_speed(tmp_path):
+    run(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "outbox.jsonl").read_text().splitlines() if line]
+    assert [line["step"] for line in lines if "loss/loss" in line["metrics"]] == [2, 4, 6]
+    wanted = {"loss/loss", "loss/adversary_loss", "grad_norm", "adversary_grad_norm", "samples_per_s"}
+    assert wanted <= set(lines[0]["metrics"])
+    assert [line["step"] for line in lines if "validation/loss" in line["metrics"]] == [3, 6]
+    assert sorted(p.name for p in (tmp_path / "artifacts/samples").iterdir()) == ["plot-00000003.png",
+                                                                                   "plot-00000006.png"]
+
+
+def test_the_learning_rate_rises_and_falls():
+    config = LoopConfig(**loop(steps=100, warmup=10, schedule="cosine", lr_final=0.1))
+    factors = [lr_factor(config, step) for step in range(100)]
+    assert factors[0] == 0.1
+    assert factors[9] == factors[10] == 1.0
+    assert math.isclose(factors[55], 0.55)
+    assert 0.1 < factors[-1] < 0.102
+    assert lr_factor(LoopConfig(**loop()), 5) == 1.0
