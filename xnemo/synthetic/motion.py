@@ -84,8 +84,8 @@ def _wander(rng: np.random.Generator, name: str, frames: int, amplitude: float) 
 
 
 def _calm(name: str) -> float:
-    """With an emotion the face keeps near it, while the head moves as ever."""
-    return 1.0 if name in ("yaw", "pitch", "roll", *PLACEMENT) else 0.35
+    """With an emotion the face stays nearer to it, while the head moves as ever."""
+    return 1.0 if name in ("yaw", "pitch", "roll", *PLACEMENT) else 0.6
 
 
 def _bias(emotion: str | None, intensity: int | None) -> dict[str, float]:

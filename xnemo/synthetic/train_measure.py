@@ -20,8 +20,8 @@ from xnemo.synthetic.measure import PLACED, READ, SIZE, WEIGHTS, Reader, shrink,
 from xnemo.synthetic.motion import random_motion
 from xnemo.synthetic.render import render
 
-BATCH, FRESH, POOL = 128, 32, 16_384  # pictures per step, of them drawn anew, kept for reuse
-SAVE_EVERY = 1000  # steps
+BATCH, FRESH, POOL = 96, 16, 16_384  # pictures per step, of them drawn anew, kept for reuse
+SAVE_EVERY = 400  # steps
 TRAINED_FROM, HELD_OUT_FROM = 20_000_000, 30_000_000  # identity seeds
 
 
@@ -69,7 +69,7 @@ def train(minutes: float, output: Path, log_every: int = 200) -> dict[str, dict[
     rng = np.random.default_rng(0)
     reader = Reader().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = torch.optim.swa_utils.AveragedModel(
-        reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
+        reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
     )
     optimizer = torch.optim.AdamW(reader.parameters(), 2e-3, weight_decay=1e-3)
     pool = list(drawn(TRAINED_FROM, 2048))
