@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -119,7 +120,7 @@ def prepare_driving(
     info = probe(path, limits)
     if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
         raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
-    rate = fps or info.fps
+    rate = float(Fraction(fps or info.fps).limit_denominator(1001))  # 24.999… is 25
     total = min(math.ceil((min(end or info.duration, info.duration) - start) * rate), max_frames or 1 << 40)
     seen: list[Sequence[Face]] = []
     frame = np.zeros((0, 0, 3))
