@@ -23,10 +23,10 @@ def head(canvas: Canvas, who: Traits, pose: Pose) -> None:
     hit = cast(pose, (who.width, who.height, who.depth), straight_u, straight_v)
     nose = _nose(who, pose, bend, u, v)
     cap = _hair_cap(who, pose, u, v, hit)
-    _ears(canvas, who, pose, u, v, hit, behind=True)
+    _ears(canvas, who, pose, u, v, behind=True)
     _face(canvas, who, pose, hit, nose, cap)
     _hair(canvas, who, pose, cap, hit, pixel)
-    _ears(canvas, who, pose, u, v, hit, behind=False)
+    _ears(canvas, who, pose, u, v, behind=False)
     _glasses(canvas, who, pose, u, v)
 
 
@@ -118,7 +118,7 @@ def _creases(skin: face.Surface, who: Traits, pose: Pose, cap: "Cap") -> Tensor:
     return shade - 0.30 * step(cap.inside, -0.10, 0.0)
 
 
-def _ears(canvas: Canvas, who: Traits, pose: Pose, u: Tensor, v: Tensor, hit: Hit, behind: bool) -> None:
+def _ears(canvas: Canvas, who: Traits, pose: Pose, u: Tensor, v: Tensor, behind: bool) -> None:
     """Ears at the sides: the one turned away goes behind the head, the other before it; long hair covers both."""
     pixel = canvas.pixel / pose.scale
     for side in (-1.0, 1.0):

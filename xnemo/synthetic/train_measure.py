@@ -113,10 +113,13 @@ def r2(reader: Reader, count: int = 1024) -> dict[str, dict[str, float]]:
     pictures, place, read = drawn(HELD_OUT_FROM, count)
     truth = torch.cat([place, read], 1)
     report = {}
+    rng = np.random.default_rng(1)
     for kind in ("clean", "degraded"):
-        twice = torch.cat([pictures, pictures])  # `spoil` leaves the second half sharp
-        images = shrink(pictures) if kind == "clean" else spoil(twice, np.random.default_rng(1))[:count]
-        guess = torch.cat([torch.cat(reader(part), 1) for part in images.split(64)])
+        guesses = []
+        for part in pictures.split(64):  # `spoil` leaves the second half sharp
+            images = shrink(part) if kind == "clean" else spoil(torch.cat([part, part]), rng)[: len(part)]
+            guesses.append(torch.cat(reader(images), 1))
+        guess = torch.cat(guesses)
         score = 1 - (guess - truth).square().mean(0) / truth.var(0)
         report[kind] = {name: round(float(s), 3) for name, s in zip(PLACED + READ, score, strict=True)}
     return report
@@ -136,6 +139,7 @@ def save(network: torch.nn.Module, output: Path, people: int, pictures: int) -> 
     facts = {"r2": report, "people": people, "pictures": pictures, "ranges": RANGES}
     partial = output.with_suffix(".part")
     save_file(state, partial, {key: json.dumps(value) for key, value in facts.items()})
+    partial.chmod(0o644)
     partial.replace(output)
     return report
 
