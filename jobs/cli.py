@@ -67,7 +67,7 @@ def run(job: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None =
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        if debug:
+        if debug or not error.filename:
             raise
         print(f"error: {error.filename}: {error.strerror}; check the path.", file=sys.stderr)
         return 1

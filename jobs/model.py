@@ -1,14 +1,15 @@
-"""`xnemo model`: the released X-NeMo layout in and out, and the MLflow registry."""
+"""`xnemo model`: fresh models, the released X-NeMo layout in and out, and the MLflow registry."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.cli import parser, run
+from jobs.cli import parser, run, with_overrides
 
 EXAMPLES = """\
   xnemo model import pretrained_weights/ -o models/xnemo
   xnemo model export models/xnemo -o released/
+  xnemo model init --config jobs/configs/sd15.yaml -o models/start
   xnemo model register models/xnemo --name xnemo --alias champion
   xnemo model show models:/xnemo@champion"""
 
@@ -20,7 +21,9 @@ def main(argv: Sequence[str]) -> int:
     bring.add_argument("source", type=Path)
     give = kinds.add_parser("export", help="our folder to the released layout, tensor-equal")
     give.add_argument("source")
-    for each in (bring, give):
+    fresh = kinds.add_parser("init", help="a model to start training from, with published weights where given")
+    fresh.add_argument("--config", required=True, help="YAML file (see jobs/configs/sd15.yaml)")
+    for each in (bring, give, fresh):
         each.add_argument("-o", "--output", type=Path, required=True)
     register = kinds.add_parser("register", help="put a model folder into MLflow under a name and an alias")
     register.add_argument("source", type=Path)
@@ -28,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     register.add_argument("--alias", required=True)
     show = kinds.add_parser("show", help="parameters of each network")
     show.add_argument("source")
-    arguments = options.parse_args(argv)
+    arguments = with_overrides(options, argv)
 
     import xnemo
     from pipelines.models import locate
@@ -36,6 +39,14 @@ def main(argv: Sequence[str]) -> int:
     if arguments.kind == "import":
         xnemo.save(xnemo.load_official(arguments.source), arguments.output)
         print(arguments.output)
+    elif arguments.kind == "init":
+        from xnemo.pretrained import Start, start
+        from xnemo_platform.config import load_config
+
+        model, reports = start(load_config(Start, arguments.config, arguments.overrides))
+        for each in reports:
+            print(each)
+        print(xnemo.save(model, arguments.output))
     elif arguments.kind == "export":
         xnemo.export_official(xnemo.load(locate(arguments.source)), arguments.output)
         print(arguments.output)
