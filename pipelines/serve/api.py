@@ -1,11 +1,14 @@
 """The service on Ray Serve: an ingress that speaks HTTP, engines that hold the networks, a job store between them."""
 
 import logging
+import os
+import re
 import socket
 import time
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 
@@ -19,6 +22,7 @@ from xnemo_platform.trainer import start_ray
 
 NAME = "xnemo"
 READY_S = 300.0
+ERROR = re.compile(r"^[\w.]*Error: ")
 
 
 class EngineReplica:
@@ -57,7 +61,8 @@ def app(config: ServeConfig) -> Application:
     config = config.model_copy(update={"folder": str(Path(config.folder).expanduser().resolve())})
     resources = {"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": {"env_vars": settings().env()}}
     engine = serve.deployment(EngineReplica, name="engine", ray_actor_options=resources, max_ongoing_requests=8,
-                              graceful_shutdown_timeout_s=60, health_check_period_s=5)  # fmt: skip
+                              graceful_shutdown_timeout_s=60, health_check_period_s=5,
+                              max_constructor_retry_count=2)  # fmt: skip
     ingress = serve.deployment(serve.ingress()(IngressReplica), name="ingress", max_ongoing_requests=100,
                                ray_actor_options={"num_cpus": 0.1})  # fmt: skip
     bound: Application = ingress.bind(config, engine.bind(config))
@@ -66,22 +71,35 @@ def app(config: ServeConfig) -> Application:
 
 def start(config: ServeConfig) -> str:
     """Run the service on the Ray cluster of this process (a local one is started if there is none); returns its URL
-    once it is ready. Raises PlatformError for a busy port, a missing model, or a model that does not come up."""
+    once it is ready. A service that runs there already is replaced and keeps its port. Raises PlatformError for a
+    busy port, a missing model, or a model that does not come up; nothing is left running then."""
     locate(config.model)  # the sentence is clearer here than out of a replica
-    port = _port(config.host, config.port)
+    joined = ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+    port = None if joined else _port(config.host, config.port)
     start_ray(settings().cpus)
+    port = (_running_port() if joined else port) or _port(config.host, config.port)
     serve.start(http_options={"host": config.host, "port": port})
     try:
         serve.run(app(config), name=NAME, route_prefix="/")
+        _wait(config)
     except RuntimeError as error:
-        raise PlatformError(f"the service did not come up: {_cause() or error}.") from error
-    _wait(config)
+        cause = error if isinstance(error, PlatformError) else _cause() or error
+        stop()
+        raise PlatformError(f"the service did not come up: {cause}") from error
     return f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{port}"
 
 
 def stop() -> None:
     """Take the service down; unfinished jobs stay in the queue for its next start."""
     serve.shutdown()
+
+
+def _running_port() -> int | None:
+    """The port of the Serve instance of this cluster; its HTTP options cannot be changed while it runs."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else int(client.http_config.port)
 
 
 def _port(host: str, port: int) -> int:
@@ -109,9 +127,11 @@ def _wait(config: ServeConfig) -> None:
 
 
 def _cause() -> str:
-    """What Serve says of the deployment that failed: its last line, which holds the error."""
+    """The error that a replica died of, out of the trace that Serve shows."""
     for application in serve.status().applications.values():
         for deployment in application.deployments.values():
-            if deployment.message:
-                return deployment.message.strip().splitlines()[-1]
+            lines = [line.strip() for line in deployment.message.splitlines()]
+            errors = [line for line in lines if ERROR.match(line)]
+            if errors:
+                return ERROR.sub("", errors[-1])
     return ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -14,17 +15,23 @@ import ray
 
 from pipelines.serve import api
 from pipelines.serve.config import ServeConfig
+from xnemo_platform.errors import PlatformError
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def url(config: ServeConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("cluster")
+def cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir="/tmp/r_serve")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def url(cluster: None, config: ServeConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("cluster")
     yield api.start(config.model_copy(update={"folder": str(folder), "port": 0}))
     api.stop()
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,17 @@ def wait(client: httpx2.Client, job: dict[str, Any], until: tuple[str, ...] = ("
         assert job["state"] != "failed", job
         time.sleep(0.05)
     return job
+
+
+def test_a_damaged_model_is_one_sentence(cluster: None, config: ServeConfig, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(config.model, tmp_path / "model"))
+    data = bytearray((model / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (model / "model.safetensors").write_bytes(data)
+    changed = config.model_copy(update={"folder": str(tmp_path / "serve"), "model": str(model), "port": 0})
+    with pytest.raises(PlatformError, match=r"did not come up: .*is damaged") as error:
+        api.start(changed)
+    assert "Traceback" not in str(error.value)
 
 
 def test_an_animation_goes_through_the_cluster(client: httpx2.Client, portrait: Path, driving: Path) -> None:
