@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
         from xnemo_platform.config import load_config
 
         model, reports = start(load_config(Start, arguments.config, arguments.overrides))
-        for each in reports:
-            print(each)
+        for report in reports:
+            print(report)
         print(xnemo.save(model, arguments.output))
     elif arguments.kind == "export":
         xnemo.export_official(xnemo.load(locate(arguments.source)), arguments.output)

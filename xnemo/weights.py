@@ -72,7 +72,7 @@ def compare(network: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source
 @contextmanager
 def without_values() -> Iterator[None]:
     """Networks built inside get parameters without memory; their buffers are real."""
-    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
         yield
