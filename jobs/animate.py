@@ -33,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     arguments = options.parse_args(argv)
 
+    from dataclasses import replace
+
     import xnemo
     from jobs.progress import bars
     from pipelines.models import device, locate
@@ -58,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if arguments.side_by_side and arguments.driving:
         clip = beside(clip, arguments.portrait, arguments.driving, arguments.start)
-    clip.save(arguments.output, label=arguments.label)
+    replace(clip, model=arguments.model).save(arguments.output, label=arguments.label)
     print(f"{arguments.output}: {len(clip.frames)} frames, {clip.fps:g} per second")
     return 0
 
