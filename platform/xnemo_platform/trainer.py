@@ -75,7 +75,7 @@ def fit(
         "config": config.model_dump(mode="json"), "folder": str(folder), "fingerprint": mark,
     }
     with _owned(folder):
-        _check_same(folder, config, mark, may_change)
+        _check_same(folder, config, may_change)
         name = f"{folder.parent.name}/{folder.name}"
         drain = Drain(folder, folder.name, tracker, flatten(config), {"xnemo.folder": name} | (tags or {}))
         with drain:
@@ -101,16 +101,15 @@ def _owned(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_same(folder: Path, config: BaseModel, mark: str, may_change: Sequence[str]) -> None:
+def _check_same(folder: Path, config: BaseModel, may_change: Sequence[str]) -> None:
     known = _read_json(folder / CONFIG)
-    if known and known["fingerprint"] != mark:
-        changes = "; ".join(diff(known["config"], config, ignore=may_change)) or "keys were added or removed"
+    if known and (changes := diff(known, config, ignore=may_change)):
         raise PlatformError(
-            f"{folder} holds a run with another configuration ({changes}); restore the old values, or give this "
-            "run another output."
+            f"{folder} holds a run with another configuration ({'; '.join(changes)}); restore the old values, or "
+            "give this run another output."
         )
     data = config.model_dump(mode="json")
-    _write_json(folder / CONFIG, {"fingerprint": mark, "config": data})
+    _write_json(folder / CONFIG, data)
     artifacts = folder / ARTIFACTS
     artifacts.mkdir(exist_ok=True)
     (artifacts / "config.yaml").write_text(yaml.safe_dump(data, sort_keys=False))

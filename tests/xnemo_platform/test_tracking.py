@@ -149,5 +149,6 @@ def test_how_a_run_ended_is_recorded(tmp_path, tracker, error, status):
         with drain(tmp_path, tracker):
             raise error
 
-    pytest.raises(error, ending)
+    with pytest.raises(error):
+        ending()
     assert tracking.mlflow_client(tracker.uri).get_run(run_id(tmp_path)).info.status == status
