@@ -80,7 +80,8 @@ class Ingest:
 
     def _parts(self, source: Source, path: str, digest: str) -> Iterator[dict[str, Any]]:
         """What `clips.extract` found, part by part: a part is short, so that time and memory are bounded."""
-        info = self._call(source, digest, "probe", clips.examine, path, LIMITS)
+        info = self._call(source, digest, "probe", clips.examine, path, LIMITS,
+                          self.config.clips.check_damage)
         if info is None:
             return
         config = self.config.clips

@@ -27,6 +27,7 @@ from xnemo_platform.errors import PlatformError
 _ALLOWED = {("numpy._core.multiarray", "_reconstruct"), ("numpy._core.numeric", "_frombuffer"),
             ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.multiarray", "scalar")}
 _STDERR_TAIL = 300
+_HELLO, _START_S = b"ready", 60.0  # starting Python is not counted against a call
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Sandbox:
         if "<" in name or function.__module__ == "__main__":
             raise PlatformError(f"{name} cannot run in a child process: define it at the top of a module")
         with self._turn:
-            started = time.monotonic()
             child = self._ready()
+            started = time.monotonic()
             message = pickle.dumps((name, args, kwargs, self.limits))
             answer = self._exchange(child, message, started + self.limits.seconds)
             seconds = time.monotonic() - started
@@ -110,8 +111,12 @@ class Sandbox:
                 [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=self._stderr, env=env, start_new_session=True,
             )
-        except OSError as error:
-            raise PlatformError(f"no child process can be started: {error}") from error
+            assert self._child.stdout is not None
+            self._read(self._child.stdout, len(_HELLO), time.monotonic() + _START_S)
+        except (OSError, EOFError) as error:  # TimeoutError is an OSError
+            words = self._last_words()
+            self._end()
+            raise PlatformError(f"no child process can be started: {error} {words}") from error
         return self._child
 
     def _exchange(self, child: subprocess.Popen[bytes], message: bytes, deadline: float) -> dict[str, Any] | str:
@@ -204,6 +209,8 @@ def _serve() -> None:
     os.dup2(quiet, 0)
     os.dup2(2, 1)  # what decoders print must not end up between the answers
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers.write(_HELLO)
+    answers.flush()
     while True:
         head = requests.read(8)
         if len(head) < 8:

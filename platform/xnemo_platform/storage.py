@@ -114,7 +114,8 @@ def _partial(path: Path) -> Iterator[tuple[Path, Any]]:
         raise PlatformError(f"{path} cannot be written ({error.strerror or error}; {free >> 20} MiB free): make "
                             "room or choose another place, then run again") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _settle(partial: Path, file: Any, path: Path) -> None:

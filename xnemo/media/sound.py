@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xnemo.media.limits import LIMITS, Limits, MediaError
-from xnemo.media.video import open_container
+from xnemo.media.probe import open_container
 
 
 def read_sound(path: str | Path, start: float, end: float, *, rate: int | None = None, layout: str | None = None,

@@ -1,8 +1,8 @@
-"""Video files in and out: probe with PyAV, decode with decord (PyAV where decord is wrong), write H.264.
+"""Video files in and out: decode with decord (PyAV where decord is wrong), write H.264 with PyAV.
 
-Which decoder reads a file is settled by its header, never by trial: decord is faster and resizes while it
-reads, but 0.6.0 knows no AV1 and repeats frames at the end of files with edit lists, and a rotated picture
-would be resized before it is turned. Those files, and any whose frame counts disagree, go to PyAV.
+Which decoder reads a file is settled by its header, never by trial: decord seeks and resizes by itself, but
+0.6.0 knows no AV1, repeats frames at the end of files with edit lists, and resizes a rotated picture before
+it is turned. Those files, and any whose frame counts disagree, go to PyAV.
 
 Frames are uint8 RGB, HWC, with the container's rotation applied. Times are the container's own time stamps,
 in seconds from the first presented frame, so variable frame rates come out right.
@@ -10,7 +10,6 @@ in seconds from the first presented frame, so variable frame rates come out righ
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -19,134 +18,10 @@ import numpy as np
 
 from xnemo.errors import XNeMoError
 from xnemo.media.limits import LIMITS, Limits, MediaError
+from xnemo.media.probe import VideoInfo, check, open_container, probe
 
-# The demuxer is forced by the file's first bytes. Play lists (HLS, ffconcat) can name other files and
-# addresses, so no demuxer that follows references is ever reachable.
-_DEMUXERS = ((4, b"ftyp", "mov"), (4, b"moov", "mov"), (4, b"mdat", "mov"), (4, b"wide", "mov"),
-             (4, b"free", "mov"), (0, b"\x1a\x45\xdf\xa3", "matroska"), (8, b"AVI ", "avi"))
-_DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg"}
+__all__ = ["VideoInfo", "check", "pick", "probe", "read_frames", "stream_frames", "write_video"]
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """Header facts. width, height: as presented, after rotation. frames: presented, counted by demuxing.
-
-    times: presentation time of each frame, seconds from the first one. decord: whether decord reads it right.
-    """
-
-    width: int
-    height: int
-    fps: float
-    frames: int
-    duration: float
-    rotation: int
-    has_audio: bool
-    codec: str
-    decord: bool
-    times: np.ndarray = field(repr=False, compare=False)
-
-
-def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
-    """Read the header and the packet list, without decoding. Raises MediaError for a file outside `limits`,
-    not a video, cut short, or of a container that is not allowed (mp4/mov, webm/mkv and avi are)."""
-    import av
-
-    path = Path(path)
-    with open_container(path, limits) as container:
-        stream = next(iter(container.streams.video), None)
-        if stream is None:
-            raise MediaError("no_video", f"{path.name} has no picture track: give a video file")
-        codec = stream.codec_context
-        if codec.width * codec.height > limits.pixels or codec.width * codec.height == 0:
-            raise MediaError("too_large", f"{path.name} is {codec.width}x{codec.height}; at most "
-                             f"{limits.pixels} pixels per frame are read: scale it down first")
-        if stream.frames > limits.frames:
-            raise MediaError("too_long", f"{path.name} has {stream.frames} frames, more than {limits.frames}")
-        try:
-            times, total = _presentation_times(container, stream, limits)
-            rotation = _rotation(container, stream)
-        except av.error.FFmpegError as error:
-            raise MediaError("unreadable", f"{path.name} cannot be read: {error}") from error
-        return _info(path, container, stream, rotation, times, total, limits)
-
-
-def open_container(path: Path, limits: Limits):  # type: ignore[no-untyped-def]  # an av container
-    """Open for reading with the demuxer that the first bytes name, no other file or address reachable."""
-    import av
-
-    av.logging.set_level(None)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise MediaError("unreadable", f"{path} cannot be read: {error.strerror}") from error
-    if size > limits.bytes:
-        raise MediaError("too_large", f"{path.name} is {size >> 20} MiB, more than {limits.bytes >> 20}")
-    demuxer = next((name for at, magic, name in _DEMUXERS if head[at:at + len(magic)] == magic), None)
-    if demuxer is None:
-        raise MediaError("format", f"{path.name} is no mp4, mov, webm, mkv or avi file: convert it first")
-    try:
-        return av.open(str(path), format=demuxer, options={"protocol_whitelist": "file"})
-    except av.error.FFmpegError as error:
-        raise MediaError("unreadable", f"{path.name} cannot be opened: {error}") from error
-
-
-def _presentation_times(container, stream, limits: Limits) -> tuple[np.ndarray, int]:  # type: ignore[no-untyped-def]
-    """(sorted times in seconds of the presented frames, number of whole packets). Packets an edit list hides
-    are marked by the demuxer and are not presented."""
-    stamps, total = [], 0
-    for packet in container.demux(stream):
-        if packet.size == 0 or packet.is_corrupt:  # the end, or cut in two by the end of the file
-            continue
-        total += 1
-        if total > limits.frames:
-            raise MediaError("too_long", f"the video has more than {limits.frames} frames: cut it first")
-        if not packet.is_discard:
-            stamps.append(packet.pts if packet.pts is not None else packet.dts)
-    if any(stamp is None for stamp in stamps):  # raw streams in avi: count at the nominal rate
-        rate = stream.average_rate or 25
-        return np.arange(len(stamps)) / float(rate), total
-    return np.sort(np.asarray(stamps, np.float64)) * float(stream.time_base), total
-
-
-def _info(path: Path, container, stream, rotation: int, times: np.ndarray, total: int,  # type: ignore[no-untyped-def]
-          limits: Limits) -> VideoInfo:
-    if len(times) == 0:
-        raise MediaError("no_frames", f"{path.name} holds no frames")
-    # mp4 lists its packets in the header; an edit list takes some off that list, but not off stream.frames
-    declared = len(stream.index_entries) if container.format.name.startswith("mov") else 0
-    if total < declared - 1:
-        raise MediaError("truncated", f"{path.name} promises {declared} frames and holds {total}: it is cut short")
-    times = times - times[0]
-    span = float(times[-1])
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(stream.average_rate or 25)
-    if step <= 0 and span <= 0:
-        raise MediaError("no_time", f"{path.name} has no time stamps: encode it again")
-    fps = (len(times) - 1) / span if span > 0 else 1 / step
-    duration = span + (step if step > 0 else 1 / fps)
-    codec = stream.codec_context
-    pixels = codec.width * codec.height * len(times)
-    if duration > limits.seconds or pixels > limits.total_pixels:
-        raise MediaError("too_long", f"{path.name} has {len(times)} frames in {duration:.0f} s; at most "
-                         f"{limits.seconds:.0f} s and {limits.total_pixels} pixels in all are read")
-    turned = rotation in (90, 270)
-    width, height = (codec.height, codec.width) if turned else (codec.width, codec.height)
-    plain = rotation == 0 and total == len(times) and declared in (0, stream.frames)
-    return VideoInfo(width, height, fps, len(times), duration, rotation, bool(container.streams.audio),
-                     codec.name, plain and codec.name in _DECORD_CODECS, times)
-
-
-def _rotation(container, stream) -> int:  # type: ignore[no-untyped-def]
-    """Degrees (0, 90, 180, 270) by which the decoded picture must be turned counter-clockwise."""
-    tag = stream.metadata.get("rotate")
-    if tag is not None and tag.lstrip("-").isdigit():
-        return -int(tag) % 360 // 90 * 90
-    # The display matrix travels with the first frame; decoding one frame is the only way PyAV shows it.
-    container.seek(0)
-    frame = next(container.decode(stream), None)
-    return 0 if frame is None else round(frame.rotation / 90) * 90 % 360
 
 
 def pick(times: np.ndarray, duration: float, fps: float | None, start: float = 0.0,

@@ -13,7 +13,7 @@ import pytest
 from tests.xnemo.media.conftest import HEIGHT, WIDTH, number_of, picture, with_edit_list
 from xnemo.errors import XNeMoError
 from xnemo.media.limits import Limits, MediaError
-from xnemo.media.video import pick, probe, read_frames, stream_frames, write_video
+from xnemo.media.video import check, pick, probe, read_frames, stream_frames, write_video
 
 Make = Callable[..., Path]
 STEADY = [k / 25 for k in range(10)]
@@ -187,6 +187,18 @@ def test_flipped_bytes_end_in_frames_or_a_typed_error(clip: Path, tmp_path: Path
         path.write_bytes(damaged)
         with contextlib.suppress(MediaError):  # any other error, or none of the two, fails the test
             assert numbers(read_frames(path))
+
+
+def test_damage_that_players_paint_over_is_noticed_by_the_check(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = write_video(tmp_path / "a.mp4", rng.integers(0, 256, (20, 64, 64, 3), dtype=np.uint8), 25)
+    check(path, probe(path))
+    damaged = bytearray(path.read_bytes())
+    for at in rng.integers(len(damaged) // 2, len(damaged), 5):
+        damaged[at] ^= 255
+    path.write_bytes(damaged)
+    with pytest.raises(MediaError, match="damaged near frame"):
+        check(path, probe(path))
 
 
 def test_a_written_video_is_read_back_alike(tmp_path: Path) -> None:
