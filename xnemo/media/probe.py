@@ -3,7 +3,7 @@
 Only mp4/mov, webm/mkv and avi are opened, each by the demuxer that its first bytes name.
 """
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
