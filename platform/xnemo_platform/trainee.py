@@ -32,7 +32,7 @@ class Trainee:
     def __init__(self, module: nn.Module, groups: Sequence[Group], config: "LoopConfig", world: int, bf16: bool):
         deepspeed = _deepspeed(next(module.parameters()).device)
         given = _optimizer_groups(groups, config)
-        optimizer = torch.optim.AdamW(given, betas=config.betas, weight_decay=config.weight_decay, eps=1e-8)
+        optimizer = torch.optim.AdamW(given, betas=config.betas, weight_decay=config.weight_decay, eps=1e-8, fused=True)
         params = [p for group in given for p in group["params"]]
         self.module, self.zero, self.clip = module, config.zero, config.clip
         self.base_lr = [group["lr"] for group in given]

@@ -1,5 +1,6 @@
 """The three stages under the platform's loop: data in, a model that loads out, and resumable in between."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,17 @@ from xnemo_platform.trainer import Place
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 SIZE, FRAMES = 128, 12
+TINY = {  # every part of the model, in tenths of a second
+    "image_size": 32,
+    "codec": {"kind": "patches", "factor": 4, "channels": 48, "scaling": 1.0},
+    "unet": {"in_channels": 48, "channels": [16, 32], "layers_per_block": 1, "attention": [True, True], "heads": 2,
+             "norm_groups": 4, "context_dim": 8},
+    "motion_encoder": {"kind": "small", "image_size": 32, "widths": [8, 16, 16], "maps": 4, "attention_dim": 16,
+                       "attention_heads": 2, "f_mot": 16, "rts_hidden": 8, "dropout": 0.1},
+    "image_encoder": None,
+    "gan": {"image_size": 32, "appearance": "small", "appearance_dim": 16, "base_size": 4,
+            "channels": [16, 16, 16, 16], "discriminator_channels": [8, 16, 16]},
+}
 
 
 def clip_row(seed: int, split: str, frames: int = FRAMES) -> dict:
@@ -52,7 +64,9 @@ def dataset(tmp_path_factory) -> str:
 def config_of(stage: str, dataset: str, folder: Path, *overrides: str) -> TrainConfig:
     """The small configuration of a stage, cut down to seconds."""
     quick = ["loop.steps=2", "loop.batch=2", "loop.accumulate=1", "loop.save_every=1", "loop.validate_every=2",
-             "validation_clips=2", "validation_steps=2", "clip_frames=4", "frame_size=64"]
+             "validation_clips=2", "validation_steps=2", "clip_frames=4", "frame_size=64", "recipe.warmup_samples=0"]
+    if stage == "appearance":
+        quick.append(f"model={json.dumps(TINY)}")
     given = [f"dataset={dataset}", f"output={folder}", *quick, *overrides]
     return load_config(TrainConfig, CONFIGS / f"train-small-{stage}.yaml", given)
 
@@ -85,7 +99,7 @@ def test_a_stage_starts_from_the_one_before_and_leaves_a_model_that_loads(stage,
     assert np.isfinite(metrics["validation/loss"])
     assert "validation/motion_gain" in metrics
     sheet = cv2.imread(str(next((tmp_path / stage / "artifacts" / "samples").glob("*.png"))))
-    assert sheet.shape[0] == 2 * 64
+    assert sheet.shape[0] == 2 * TINY["image_size"]
 
 
 def test_a_resumed_stage_ends_with_the_same_weights(dataset, appearance, tmp_path):
