@@ -8,10 +8,12 @@ Crops and smoothing are those of inference (`xnemo.prepare`), so a code means th
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,11 @@ from pipelines.shards import Clip, ClipReader
 from xnemo_platform import manifest, storage, untrusted
 from xnemo_platform.config import Config
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.settings import settings
+from xnemo_platform.trainer import start_ray
+
+if TYPE_CHECKING:
+    from xnemo.model import XNeMo
 
 KIND = "motions/1"
 LIMIT = 1 << 30  # bytes of one motion shard in memory
@@ -64,7 +71,7 @@ class ClipMotion:
 
 
 def extract(config: MotionsConfig, on_clips: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Extract what is missing; needs a running Ray. Calls `on_clips(done, total)`.
+    """Extract what is missing, on the Ray of RAY_ADDRESS or a private one. Calls `on_clips(done, total)`.
 
     Returns {"output", "model" (digest), "features", "clips", "frames", "shards", "new_shards"} of the data set.
     Raises PlatformError: the output belongs to another model, or a clip shard is damaged.
@@ -110,8 +117,8 @@ def read_motions(uri: str, split: str | None = None) -> Iterator[ClipMotion]:
             frames = clip["n_frames"]
             yield ClipMotion(
                 clip["clip_id"], clip["identity"], clip["split"], clip["emotion"] or "", clip["intensity"] or 0,
-                clip["fps"], np.frombuffer(clip["f_mot"], "<f4").reshape(frames, -1),
-                np.frombuffer(clip["f_rts"], "<f4").reshape(frames, 3))
+                clip["fps"], np.frombuffer(clip["f_mot"], "<f4").reshape(frames, -1).copy(),
+                np.frombuffer(clip["f_rts"], "<f4").reshape(frames, 3).copy())
 
 
 def _model_facts(folder: Path) -> dict[str, Any]:
@@ -142,34 +149,47 @@ def _encoded(pieces: Sequence[dict[str, Any]], folder: Path, config: MotionsConf
     """Manifest rows as the actors finish them; {"error": sentence} for a piece that cannot be done."""
     if not pieces:
         return
+    start_ray(settings().cpus)
     import ray
 
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # `on_clips` tells in clips, not in blocks
     texts = [{"piece": json.dumps(piece)} for piece in pieces]
     actors = ray.data.ActorPoolStrategy(size=min(config.workers, len(pieces)))
     data = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
         Encoder, fn_constructor_args=(str(folder), config, _version(config)), batch_size=1, compute=actors,
-        num_cpus=config.cpus, num_gpus=config.gpus)
+        num_cpus=config.cpus, num_gpus=config.gpus, max_restarts=2, max_task_retries=2)  # by default without end
     for row in data.iter_rows():
         yield json.loads(row["row"])
 
 
 class Encoder:
-    """One actor: loads the model once, then turns pieces of clip shards into published motion shards."""
+    """One actor: loads the model once, then turns pieces of clip shards into published motion shards.
+
+    Model and data are opened at the first piece: what is wrong with them is then told like any other error.
+    """
 
     def __init__(self, folder: str, config: MotionsConfig, version: str) -> None:
+        self.folder, self.config, self.version = folder, config, version
+
+    @cached_property
+    def model(self) -> "XNeMo":
         import cv2
         import torch
 
         import xnemo
 
         cv2.setNumThreads(1)
-        if not config.gpus:
+        if not self.config.gpus:
             torch.set_num_threads(1)
-        self.model = xnemo.load(folder, device="cuda" if config.gpus else "cpu")
-        self.config = config
-        self.reader = ClipReader(config.dataset, config.split)
-        if self.reader.digest != version:
-            raise PlatformError(f"{config.dataset} changed while its motions were extracted: run this again")
+        return xnemo.load(self.folder, device="cuda" if self.config.gpus else "cpu")
+
+    @cached_property
+    def reader(self) -> ClipReader:
+        reader = ClipReader(self.config.dataset, self.config.split)
+        if reader.digest != self.version:
+            raise PlatformError(f"{self.config.dataset} changed while its motions were extracted: run this again")
+        return reader
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """{"piece": [JSON]} → {"row": [JSON]}: the manifest row, or what went wrong."""

@@ -5,14 +5,12 @@ Both read a motion data set (`pipelines.motions`). `train_tokenizer` and `train_
 the slot's reach the crop begins is drawn by the sample's id, so order and crops do not depend on the workers.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from pipelines.motions import ClipMotion, motion_facts, read_motions
@@ -21,16 +19,17 @@ from xnemo.errors import XNeMoError
 from xnemo.tokens.generator import UNKNOWN, GeneratorConfig, MotionGenerator, TokenBatch
 from xnemo.tokens.vqvae import MotionTokenizer, TokenizerConfig, code_report
 from xnemo.tokens.weights import load_tokenizer, save_generator, save_tokenizer
-from xnemo_platform.config import Config
+from xnemo_platform import manifest
+from xnemo_platform.config import Config, build
 from xnemo_platform.engine import MAY_CHANGE, LoopConfig, Validation
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.feed import Sample
+from xnemo_platform.settings import settings
 from xnemo_platform.tracking import Tracker
 from xnemo_platform.trainee import Group
 from xnemo_platform.trainer import Place, fit
 
 HELD_OUT = 0.1  # of the identities, where the data set has no validation split
-log = logging.getLogger(__name__)
 
 
 class TokenizerTraining(Config):
@@ -38,9 +37,10 @@ class TokenizerTraining(Config):
 
     motions: str  # folder (URI) of a motion data set
     output: str  # the run's folder; the same folder continues the run
-    experiment: str = "tokenizer"
+    experiment: str = "xnemo"
     tokenizer: TokenizerConfig = TokenizerConfig()
     loop: LoopConfig
+    motions_digest: str = ""  # version of the data; filled in, or pinned by hand
 
 
 class GeneratorTraining(Config):
@@ -49,15 +49,22 @@ class GeneratorTraining(Config):
     motions: str
     tokenizer: str  # folder of the tokenizer
     output: str
-    experiment: str = "generator"
+    experiment: str = "xnemo"
     generator: GeneratorConfig = GeneratorConfig()
     loop: LoopConfig
+    motions_digest: str = ""
+    tokenizer_digest: str = ""
+
+
+MAY_DIFFER = [f"loop.{key}" for key in MAY_CHANGE] + ["experiment", "motions", "tokenizer"]
+"""Keys a resumed run may change. Data and tokenizer may move: their digests may not. (A tokenizer's own training
+has its shape under `tokenizer.…`, which stays fixed.)"""
 
 
 def train_tokenizer(config: TokenizerTraining) -> dict[str, Any]:
     """Returns {"folder" (the tokenizer), "run" (folder), "run_id" (MLflow), "metrics"}."""
-    shape = config.tokenizer.model_copy(update={"features": motion_facts(config.motions)["features"]})
-    return _fit("build_tokenizer", config.model_copy(update={"tokenizer": shape}))
+    shape = config.tokenizer.model_dump() | {"features": motion_facts(config.motions)["features"]}
+    return _fit("tokenizer", config, {"tokenizer": shape})
 
 
 def train_generator(config: GeneratorTraining) -> dict[str, Any]:
@@ -66,27 +73,26 @@ def train_generator(config: GeneratorTraining) -> dict[str, Any]:
     if tokenizer.belongs_to != (model := motion_facts(config.motions)["model"]):
         raise PlatformError(f"{config.tokenizer} belongs to model {tokenizer.belongs_to[:12]}, {config.motions} was "
                             f"extracted with {model[:12]}: train a tokenizer on these motions first")
-    shape = {"codes": tokenizer.config.codes, "groups": tokenizer.config.groups}
-    return _fit("build_generator", config.model_copy(update={"generator": config.generator.model_copy(update=shape)}))
+    shape = config.generator.model_dump() | {"codes": tokenizer.config.codes, "groups": tokenizer.config.groups}
+    return _fit("generator", config, {
+        "generator": shape, "tokenizer": str(Path(config.tokenizer).resolve()), "tokenizer_digest": tokenizer.digest})
 
 
-def _fit(build: str, config: Any) -> dict[str, Any]:
-    from xnemo_platform.settings import settings
-
+def _fit(what: str, config: TokenizerTraining | GeneratorTraining, found: dict[str, Any]) -> dict[str, Any]:
+    """Train with what was `found` about the inputs in the config: sizes that follow them, their versions."""
+    found |= {"motions_digest": manifest.digest(manifest.read(config.motions))}
+    if "://" not in config.motions:
+        found["motions"] = str(Path(config.motions).resolve())
+    for key in ("motions_digest", "tokenizer_digest"):
+        wanted = getattr(config, key, "")
+        if wanted and wanted != found[key]:
+            raise PlatformError(f"{key}: {wanted[:12]} was asked for, but {found[key][:12]} is there.")
     places = settings()
     tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
-    may_change = [f"loop.{name}" for name in MAY_CHANGE]
-    done = fit(f"{__name__}:{build}", _revalidated(config), Path(config.output), tracker, may_change=may_change,
-               cpus=places.cpus)
+    done = fit(f"{__name__}:build_{what}", build(type(config), config.model_dump() | found),
+               Path(config.output), tracker, may_change=MAY_DIFFER, cpus=places.cpus, env=places.env(),
+               tags={"stage": what, "dataset": config.motions, "dataset_digest": found["motions_digest"]})
     return {"folder": str(done.export), "run": str(done.folder), "run_id": done.run_id, "metrics": done.metrics}
-
-
-def _revalidated(config: BaseModel) -> BaseModel:
-    """`model_copy` checks nothing: sizes that followed the data may contradict the others."""
-    try:
-        return type(config).model_validate(config.model_dump())
-    except ValueError as error:
-        raise PlatformError(f"the configuration does not fit its data: {error}") from None
 
 
 class TokenizerTask:
@@ -119,6 +125,7 @@ class TokenizerTask:
         rows = [self.windows.crop(sample.row, float(u))[0] for sample, u in zip(samples, starts, strict=True)]
         return torch.from_numpy(np.stack(rows)).to(self.device)
 
+    @torch.no_grad()
     def validate(self, step: int) -> Validation:
         """Normalised RMSE over whole held-out clips (1 is the mean's), and how the codebook is used on them."""
         self.net.eval()
@@ -149,9 +156,12 @@ class GeneratorTask:
         self.config, self.device = config, place.device
         shape = config.generator
         tokenizer = load_tokenizer(config.tokenizer, place.device)
-        self.training, self.held_out = ([c for c in part if len(c.f_mot) >= tokenizer.config.factor]
+        factor = tokenizer.config.factor
+        self.training, self.held_out = ([c for c in part if len(c.f_mot) >= 2 * factor]
                                         for part in divided(config.motions))
-        self.slots = _Slots(_tokenized(tokenizer, self.training), shape.max_tokens, step=shape.groups, whole=False)
+        # A clip cut into steps from its 2nd, 3rd, ... frame on has other tokens: as good as more clips.
+        self.phases = [_tokenized(tokenizer, self.training, phase) for phase in range(factor)]
+        self.slots = _Slots(self.phases[0], shape.max_tokens, step=shape.groups, whole=False)
         self.unseen = _tokenized(tokenizer, self.held_out)
         self.rows, longest = len(self.slots), max(map(len, self.slots.sequences), default=0)
         if longest < shape.max_tokens:
@@ -167,8 +177,10 @@ class GeneratorTask:
 
     def batch(self, samples: list[Sample]) -> tuple[TokenBatch, Draw]:
         ids = torch.tensor([sample.id for sample in samples])
-        starts = Draw(self.config.loop.seed, ids).uniform("start")
-        crops = [self.slots.crop(sample.row, float(u)) for sample, u in zip(samples, starts, strict=True)]
+        draw = Draw(self.config.loop.seed, ids)
+        starts, phases = draw.uniform("start").tolist(), draw.integers("phase", 0, len(self.phases)).tolist()
+        crops = [self.slots.crop(sample.row, start, self.phases[phase])
+                 for sample, start, phase in zip(samples, starts, phases, strict=True)]
         clips = [self.training[self.slots.clip(sample.row)] for sample in samples]
         batch = self._collated([crop for crop, _ in crops], [ends for _, ends in crops], clips)
         return batch, Draw(self.config.loop.seed, ids.to(self.device))
@@ -182,6 +194,7 @@ class GeneratorTask:
                  torch.tensor([e for e, _ in labels]), torch.tensor([i for _, i in labels]))
         return TokenBatch(*(part.to(self.device) for part in parts))
 
+    @torch.no_grad()
     def validate(self, step: int) -> Validation:
         """Loss and accuracy on the beginnings of held-out clips, nothing corrupted."""
         self.net.eval()
@@ -245,9 +258,11 @@ class _Slots:
     def clip(self, row: int) -> int:
         return int(self.of[row])
 
-    def crop(self, row: int, u: float) -> tuple[np.ndarray, bool]:
-        """The crop that begins at share u in [0,1) of the slot, and whether it ends where its sequence does."""
-        sequence = self.sequences[self.of[row]]
+    def crop(self, row: int, u: float, sequences: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, bool]:
+        """The crop that begins at share u in [0,1) of the slot, and whether it ends where its sequence does.
+
+        `sequences`: others of (nearly) the same lengths to cut from."""
+        sequence = (sequences or self.sequences)[self.of[row]]
         start = int(self.slot[row]) * self.size + int(u * self.size / self.step) * self.step
         start = max(min(start, len(sequence) - self.size), 0)
         crop = sequence[start:start + self.size]
@@ -276,11 +291,14 @@ def _statistics(clips: Sequence[ClipMotion]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _tokenized(tokenizer: MotionTokenizer, clips: Sequence[ClipMotion]) -> list[np.ndarray]:
-    """Token ids [N] of each clip, frames beyond a multiple of the factor left out."""
-    factor = tokenizer.config.factor
-    return [tokenizer.encode(torch.from_numpy(clip.f_mot[None, :len(clip.f_mot) // factor * factor]).to(
-        tokenizer.mean.device))[0].cpu().numpy() for clip in clips]
+def _tokenized(tokenizer: MotionTokenizer, clips: Sequence[ClipMotion], first: int = 0) -> list[np.ndarray]:
+    """Token ids [N] of each clip from its frame `first` on, as far as whole time steps go."""
+    factor, ids = tokenizer.config.factor, []
+    for clip in clips:
+        steps = (len(clip.f_mot) - first) // factor
+        f_mot = torch.from_numpy(clip.f_mot[None, first:first + steps * factor])
+        ids.append(tokenizer.encode(f_mot.to(tokenizer.mean.device))[0].cpu().numpy())
+    return ids
 
 
 def _label(shape: GeneratorConfig, clip: ClipMotion) -> tuple[int, int]:

@@ -59,8 +59,8 @@ class GeneratorConfig(Strict):
     @classmethod
     def small(cls) -> Self:
         """Trains in seconds on two CPU cores."""
-        return cls(codes=256, groups=4, layers=3, width=128, heads=4, positions=64, max_tokens=32, context_tokens=24,
-                   keep=0.8, dropout=0.0)
+        return cls(codes=64, groups=4, layers=3, width=128, heads=4, positions=64, max_tokens=32, context_tokens=24,
+                   keep=0.9)
 
     # Ids after the codes 0 … K - 1.
     @property

@@ -56,7 +56,7 @@ class TokenizerConfig(Strict):
     @classmethod
     def small(cls, features: int = 64) -> Self:
         """Trains in seconds on two CPU cores."""
-        return cls(features=features, codes=256, code_dim=4, groups=4, width=96, dilations=(3, 1), window=32,
+        return cls(features=features, codes=64, code_dim=4, groups=4, width=96, dilations=(3, 1), window=32,
                    decay=0.97)
 
 

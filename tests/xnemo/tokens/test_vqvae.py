@@ -1,10 +1,12 @@
 """The tokenizer learns, uses its codebook, and keeps equal codebooks on all ranks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from xnemo.errors import XNeMoError
-from xnemo.tokens.vqvae import Codebook, MotionTokenizer, TokenizerConfig
+from xnemo.tokens.vqvae import Codebook, MotionTokenizer, TokenizerConfig, sum_over_ranks
 
 from . import toy
 
@@ -82,6 +84,25 @@ def test_summing_over_ranks_equals_one_rank_with_all_the_data() -> None:
     torch.testing.assert_close(half.count, whole.count)
     live = whole.count > 1  # others were re-seeded from each one's own vectors
     torch.testing.assert_close(half.vectors[live], whole.vectors[live])
+
+
+def _rank(rank: int, store: str, results: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    codebook = Codebook(toy.tokenizer_config())
+    z = torch.nn.functional.normalize(torch.randn(40, 64, 4, generator=torch.Generator().manual_seed(rank)), dim=-1)
+    for batch in z:
+        codebook.update(batch, codebook.nearest(batch), sum_over_ranks)
+    torch.save(codebook.state_dict(), f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_with_different_data_keep_one_codebook(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert int(one["updates"]) == 40
 
 
 def test_validation_leaves_the_codebook_alone() -> None:

@@ -22,7 +22,7 @@ def motion(clips: int, frames: int, seed: int) -> Tensor:
 
 
 def tokenizer_config(**changes: int) -> TokenizerConfig:
-    return TokenizerConfig.small(FEATURES).model_copy(update={"width": 48, "codes": 64, **changes})
+    return TokenizerConfig.small(FEATURES).model_copy(update={"width": 48, **changes})
 
 
 @cache
@@ -45,5 +45,5 @@ def trained_tokenizer(steps: int = 120) -> MotionTokenizer:
 @cache
 def fresh_generator() -> MotionGenerator:
     torch.manual_seed(1)
-    config = GeneratorConfig.small().model_copy(update={"codes": 64, "layers": 2, "width": 32, "heads": 2})
+    config = GeneratorConfig.small().model_copy(update={"layers": 2, "width": 32, "heads": 2})
     return MotionGenerator(config).eval()
