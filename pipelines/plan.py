@@ -16,6 +16,7 @@ from xnemo_platform import manifest, storage
 from xnemo_platform.errors import PlatformError
 
 JOURNAL = "journal"
+_MIN_UNITS = 8  # a small source is divided further, so that all workers have something to do
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Plan:
 
 
 def make(reader: str, source: str, output: str, limit: int | None, per_unit: int, version: str) -> Plan:
-    """List, fingerprint, leave out what is done, group. Raises PlatformError if the source is missing or holds
-    no video; reads only, writes nothing."""
+    """List, fingerprint, leave out what is done, group by at most `per_unit`. Raises PlatformError if the source
+    is missing or holds no video; reads only, writes nothing."""
     if not storage.exists(source):
         raise PlatformError(f"source {source} does not exist: check the path or URI")
     listed = fingerprinted(list(READERS[reader](source))[:limit])
@@ -57,8 +58,9 @@ def make(reader: str, source: str, output: str, limit: int | None, per_unit: int
             for name in record["sources"]:
                 del pending[name]
     left = list(pending.values())
+    size = max(1, min(per_unit, len(unique) // _MIN_UNITS))
     units = {unit_name(group, version): group for group in
-             (left[at:at + per_unit] for at in range(0, len(left), per_unit))}
+             (left[at:at + size] for at in range(0, len(left), size))}
     return Plan(units, records, duplicates, len(unique.keys() & known))
 
 

@@ -15,12 +15,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines import clips, ingest, plan, quarantine, schema, shards
 from pipelines.clips import ClipConfig
+from pipelines.sources import READERS
 from xnemo_platform import manifest, storage
 from xnemo_platform.config import Config, diff, fingerprint
 from xnemo_platform.errors import PlatformError
@@ -36,8 +37,8 @@ class IngestConfig(Config):
     """Folder or URI of the videos."""
     output: str
     """Folder or URI of the data set."""
-    reader: Literal["folder", "synthetic"] = "folder"
-    """How the source is laid out: pipelines/sources."""
+    reader: str = "folder"
+    """How the source is laid out: a key of pipelines.sources.READERS."""
     dataset: str = ""
     """Name in the rows; the reader's by default."""
     limit: int | None = Field(default=None, ge=1)
@@ -59,6 +60,13 @@ class IngestConfig(Config):
     memory_gb: float = Field(default=6.0, ge=1)
     attempts: int = Field(default=2, ge=1)
     """How often a video that kills or hangs the decoder is tried."""
+
+    @field_validator("reader")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in READERS:
+            raise ValueError(f"no such reader; known are {', '.join(sorted(READERS))}")
+        return name
 
 
 def run(config: IngestConfig, progress: Progress | None = None) -> dict[str, Any]:

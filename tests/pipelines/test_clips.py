@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from pipelines.clips import ClipConfig, cut, examine, extract, shot_starts
+from pipelines.clips import ClipConfig, _reject, cut, examine, extract, shot_starts
+from pipelines.tracks import Track
 from tests.pipelines.drawn import SIZE, head, head_video, moving
+from xnemo.media import faces, images
 from xnemo.media.blazeface import overlap
 from xnemo.media.images import decode_jpeg
 from xnemo.media.limits import LIMITS
@@ -90,6 +93,21 @@ def test_a_picture_without_a_person_gives_no_clip(tmp_path: Path) -> None:
     assert clips_of(write_video(tmp_path / "wall.mp4", frames, 25))["dropped"] == {"no_face": 20}
 
 
+def test_what_is_no_face_at_a_second_look_is_dropped() -> None:
+    wall = [np.full((SIZE, SIZE, 3), 90, np.uint8)] * 12
+    track = Track(0, np.tile([40.0, 40.0, 120.0, 120.0], (12, 1)), 0, 1.0, 0.0)
+    assert _reject(wall, track, faces.detector(), CONFIG) == "not_a_face"
+    assert _reject(moving(3, 12, 0), track, faces.detector(), CONFIG) is None
+
+
+def test_a_blurred_face_is_dropped_when_sharpness_is_asked_for(tmp_path: Path) -> None:
+    frames = [cv2.GaussianBlur(frame, (0, 0), 2) for frame in moving(3, 12)]
+    path = write_video(tmp_path / "soft.mp4", frames, 25)
+    sharp = clips_of(head_video(tmp_path / "a.mp4", 3, 12))["clips"][0]["quality"]["sharpness"]
+    found = clips_of(path, CONFIG.model_copy(update={"min_sharpness": sharp / 2}))
+    assert (found["clips"], found["dropped"]) == ([], {"blurred": 12})
+
+
 def test_two_heads_are_counted_or_kept_as_asked(tmp_path: Path) -> None:
     pair = np.concatenate([head(3)[0], head(7)[0]], axis=1)
     path = write_video(tmp_path / "two.mp4", [pair] * 20, 25)
@@ -118,6 +136,14 @@ def test_sound_comes_along_when_asked(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", moving(3, 25), 25, audio_from=voiced)
     assert clips_of(path)["clips"][0]["audio"] is None
     assert clips_of(path, CONFIG.model_copy(update={"audio": True}))["clips"][0]["audio"][4:8] == b"ftyp"
+
+
+@pytest.mark.real_media
+def test_an_animal_is_no_clip(samples: Path, tmp_path: Path) -> None:
+    for picture in [*sorted((samples / "negative").iterdir()), samples / "portraits" / "s38.jpg"]:
+        frames = [images.resize(images.read_image(picture), 320, 320)] * 12
+        path = write_video(tmp_path / f"{picture.stem}.mp4", frames, 25)
+        assert clips_of(path)["clips"] == [], picture.name
 
 
 @pytest.mark.real_media

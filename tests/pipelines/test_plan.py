@@ -13,8 +13,8 @@ from xnemo_platform.errors import PlatformError
 def videos(tmp_path: Path) -> Path:
     folder = tmp_path / "videos"
     folder.mkdir()
-    for k in range(7):
-        (folder / f"{k}.mp4").write_bytes(b"video %d" % k)
+    for k in range(25):
+        (folder / f"{k:02d}.mp4").write_bytes(b"video %d" % k)
     return folder
 
 
@@ -35,8 +35,9 @@ def sizes(work: plan.Plan) -> list[int]:
 
 def test_inputs_are_grouped_in_order(videos: Path) -> None:
     work = make(videos)
-    assert sizes(work) == [3, 3, 1]
-    assert [Path(source.uri).stem for group in work.units.values() for source in group] == list("0123456")
+    assert sizes(work) == [3] * 8 + [1]
+    assert [Path(source.uri).stem for group in work.units.values() for source in group] == [
+        f"{k:02d}" for k in range(25)]
 
 
 def test_planning_writes_nothing(videos: Path) -> None:
@@ -56,31 +57,35 @@ def test_a_finished_unit_is_not_planned_again_and_the_others_keep_their_names(vi
 def test_records_of_another_treatment_do_not_count(videos: Path) -> None:
     before = make(videos)
     finish(videos, before, next(iter(before.units)))
-    assert sizes(make(videos, version="v2")) == [3, 3, 1]
+    assert sizes(make(videos, version="v2")) == [3] * 8 + [1]
 
 
 def test_what_is_in_the_manifest_is_known(videos: Path) -> None:
     work = make(videos)
-    sources = [source.fingerprint for group in work.units.values() for source in group][:4]
+    sources = [source.fingerprint for group in work.units.values() for source in group][:22]
     manifest.append(str(videos.parent / "out"), [{"shard": "", "split": "", "rows": 0, "bytes": 0, "sha256": "",
                                                   "unit": "u", "sources": sources}])
     work = make(videos)
-    assert (sizes(work), work.known) == ([3], 4)
+    assert (sizes(work), work.known) == ([3], 22)
 
 
 def test_a_renamed_file_is_not_done_again(videos: Path) -> None:
     work = make(videos)
     for unit in work.units:
         finish(videos, work, unit)
-    (videos / "0.mp4").rename(videos / "another.mp4")
+    (videos / "00.mp4").rename(videos / "another.mp4")
     assert make(videos).pending == 0
 
 
 def test_a_copy_is_reported_and_not_done(videos: Path) -> None:
     (videos / "copy.mp4").write_bytes(b"video 3")
     work = make(videos)
-    assert work.pending == 7
+    assert work.pending == 25
     assert [(Path(row["source_uri"]).name, row["code"]) for row in work.duplicates] == [("copy.mp4", "duplicate")]
+
+
+def test_a_small_source_is_divided_further(videos: Path) -> None:
+    assert sizes(make(videos, limit=17)) == [2] * 8 + [1]
 
 
 def test_a_limit_takes_the_first_inputs(videos: Path) -> None:

@@ -21,6 +21,7 @@ from pipelines.shards import ClipReader
 from tests.pipelines.drawn import head_video
 from xnemo.media.images import decode_jpeg
 from xnemo_platform import manifest, sandbox, storage
+from xnemo_platform.config import load_config
 from xnemo_platform.errors import PlatformError
 
 CLIPS = ClipConfig(size=96, min_face_px=40, min_frames=10, max_frames=60)
@@ -120,7 +121,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_data(people: Path, tmp_path:
     kept = {name for name in files(tmp_path / "out") if name.startswith("shards/")}
     done: list[int] = []
     summary = run(config(people, tmp_path / "out"), lambda what, now, total: done.append(total))
-    assert done == [3, 3]  # four of the seven were kept
+    assert done == [3, 3, 3]  # four of the seven were kept
     assert summary["manifest_sha256"] == whole["manifest_sha256"]
     assert kept <= set(files(tmp_path / "out"))
     assert manifest.orphans(str(tmp_path / "out")) == []
@@ -160,6 +161,16 @@ def test_a_source_without_videos_fails_and_writes_nothing(tmp_path: Path, name: 
     with pytest.raises(PlatformError, match=name):
         run(config(tmp_path / name, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_reader_is_told_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match=r"'reader'.*known are folder"):
+        load_config(IngestConfig, None, ["source=a", "output=b", "reader=hdtv"])
+
+
+def test_the_shipped_config_is_valid() -> None:
+    path = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "ingest.yaml"
+    assert load_config(IngestConfig, path, ["clips.size=256"]).clips.size == 256
 
 
 def test_other_settings_need_another_output(people: Path, tmp_path: Path, in_process: None) -> None:
@@ -213,7 +224,7 @@ def test_a_data_set_can_lie_in_an_object_store(people: Path, in_process: None, t
 
 def test_an_estimate_writes_nothing(people: Path, tmp_path: Path) -> None:
     found = estimate(config(people, tmp_path / "out"))
-    assert (found["inputs"], found["units"], found["unreadable_in_sample"]) == (7, 4, 0)
+    assert (found["inputs"], found["units"], found["unreadable_in_sample"]) == (7, 7, 0)
     assert found["frames"] == pytest.approx(14 * 6 + 20, abs=7)
     assert not (tmp_path / "out").exists()
 

@@ -19,7 +19,7 @@ from xnemo.errors import XNeMoError
 from xnemo.media.blazeface import BlazeNet, MeshNet, overlap
 
 MIN_SCORE = 0.5
-MIN_PRESENCE = 0.5  # of the mesh network's second look; people and drawn heads score above 0.95
+MIN_PRESENCE = 0.99  # of the mesh network; measured: people and drawn heads >= 0.999, animals <= 0.984
 BLAZE_FILE, MESH_FILE, SFD_FILE = ("face_detection_short_range.tflite", "face_landmark.tflite",
                                    "s3fd-619a316812.pth")
 _MEND = "run `python -m xnemo.media.face_models`, or set XNEMO_FACE_MODELS to the folder that holds it"
