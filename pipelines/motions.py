@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -156,9 +157,11 @@ def _encoded(pieces: Sequence[dict[str, Any]], folder: Path, config: MotionsConf
     ray.data.DataContext.get_current().enable_progress_bars = False  # `on_clips` tells in clips, not in blocks
     texts = [{"piece": json.dumps(piece)} for piece in pieces]
     actors = ray.data.ActorPoolStrategy(size=min(config.workers, len(pieces)))
-    data = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
-        Encoder, fn_constructor_args=(str(folder), config, _version(config)), batch_size=1, compute=actors,
-        num_cpus=config.cpus, num_gpus=config.gpus, max_restarts=2, max_task_retries=2)  # by default without end
+    with warnings.catch_warnings():  # Ray 2.64 will name these two; without them a dying actor is retried for ever
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        data = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
+            Encoder, fn_constructor_args=(str(folder), config, _version(config)), batch_size=1, compute=actors,
+            num_cpus=config.cpus, num_gpus=config.gpus, max_restarts=2, max_task_retries=2)
     for row in data.iter_rows():
         yield json.loads(row["row"])
 

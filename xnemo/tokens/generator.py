@@ -151,7 +151,8 @@ class MotionGenerator(nn.Module):
             corrupted = draw.uniform("keep", n) >= config.keep
             codes = torch.where(corrupted, (draw.uniform("code", n) * config.codes).long(), codes)
         codes = codes.masked_fill(place[:, :n] >= lengths, config.pad)
-        logits = self.gpt(torch.cat([lead, codes], dim=1)).logits[:, LEAD - 1:]
+        seen = F.pad((place[:, :n] < lengths).long(), (LEAD, 0), value=1)
+        logits = self.gpt(torch.cat([lead, codes], dim=1), attention_mask=seen).logits[:, LEAD - 1:]
         loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100)
         valid = targets != -100
         accuracy = ((logits.argmax(-1) == targets) & valid).sum() / valid.sum().clamp_min(1)

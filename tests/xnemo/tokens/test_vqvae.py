@@ -99,7 +99,8 @@ def _rank(rank: int, store: str, results: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_with_different_data_keep_one_codebook(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    torch.multiprocessing.start_processes(  # a spawned process could not import this file
+        _rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="fork")
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert int(one["updates"]) == 40
