@@ -52,8 +52,10 @@ class ClipStore:
         self.index = np.flatnonzero(lengths >= min_frames)
         if not len(self.index):
             longest = f", the longest of {lengths.max()} frames" if len(lengths) else ""
-            raise PlatformError(f"{uri}: split {split!r} has {len(lengths)} clips{longest}, but training needs "
-                                f"{min_frames} frames of one; ingest more or longer clips.")
+            raise PlatformError(
+                f"{uri}: split {split!r} has {len(lengths)} clips{longest}, but training needs "
+                f"{min_frames} frames of one; ingest more or longer clips."
+            )
         self.kept: dict[int, _Entry] = {}
 
     def __len__(self) -> int:

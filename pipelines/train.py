@@ -71,11 +71,19 @@ class TrainConfig(Config):
     def _consistent(self) -> "TrainConfig":
         if (self.start is None) == (self.model is None):
             raise ValueError("give either start (a model to continue from) or model (the shape of a fresh one)")
+        if "://" in self.output:
+            raise ValueError("output must be a path on storage that all nodes share; only data may be a URI")
         return self
 
 
-MAY_DIFFER = [f"loop.{key}" for key in MAY_CHANGE] + ["cache_gb", "experiment", "dataset", "start",
-                                                      "validation_clips", "validation_steps"]
+MAY_DIFFER = [f"loop.{key}" for key in MAY_CHANGE] + [
+    "cache_gb",
+    "experiment",
+    "dataset",
+    "start",
+    "validation_clips",
+    "validation_steps",
+]
 """Keys a resumed run may change. Data and start may move: their digests may not."""
 
 
@@ -92,8 +100,16 @@ def train(config: TrainConfig) -> dict[str, Any]:
     config = _pinned(config)
     tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
     tags = {"stage": config.stage, "dataset": config.dataset, "dataset_digest": config.dataset_digest}
-    done = fit(f"{__name__}:build", config, Path(config.output), tracker, may_change=MAY_DIFFER, cpus=places.cpus,
-               env=places.env(), tags=tags)
+    done = fit(
+        f"{__name__}:build",
+        config,
+        Path(config.output),
+        tracker,
+        may_change=MAY_DIFFER,
+        cpus=places.cpus,
+        env=places.env(),
+        tags=tags,
+    )
     return {"folder": str(done.export), "run": str(done.folder), "run_id": done.run_id, "metrics": done.metrics}
 
 
@@ -160,8 +176,10 @@ class StageTask:
         drawn = redraw(self.stage, self.held_out, self.config.validation_steps, seed=0)
         losses = held_out_losses(self.stage, self.held_out, seed=0)
         self.stage.train(was)
-        return Validation({f"validation/{name}": value for name, value in losses.items()},
-                          {self.config.stage: contact_sheet(self.held_out, drawn)})
+        return Validation(
+            {f"validation/{name}": value for name, value in losses.items()},
+            {self.config.stage: contact_sheet(self.held_out, drawn)},
+        )
 
     def export(self, folder: Path) -> None:
         """The whole model as a folder that `xnemo.load` reads."""
@@ -206,8 +224,12 @@ def _adversary(stage: Stage) -> tuple[nn.Module | None, list[Group]]:
     del stage.discriminator
     stage.__dict__["discriminator"] = discriminator
     gan = stage.config.gan
-    group = {"params": list(discriminator.parameters()), "lr": gan.discriminator_lr, "betas": gan.betas,
-             "weight_decay": 0.0}
+    group = {
+        "params": list(discriminator.parameters()),
+        "lr": gan.discriminator_lr,
+        "betas": gan.betas,
+        "weight_decay": 0.0,
+    }
     return _Critic(stage, discriminator), [group]
 
 

@@ -108,8 +108,12 @@ def _known_keys(cls: type[BaseModel], location: Sequence[int | str]) -> list[str
     """Field names of the model that lies at `location` below `cls`, through optionals, lists and unions."""
     level = [cls]
     for part in location:
-        below = [m for model in level if part in model.model_fields
-                 for m in _models_in(model.model_fields[str(part)].annotation)]
+        below = [
+            m
+            for model in level
+            if part in model.model_fields
+            for m in _models_in(model.model_fields[str(part)].annotation)
+        ]
         level = below or level  # an index, or the name pydantic gives a union's branch: same level
     return sorted({name for model in level for name in model.model_fields})
 
@@ -127,9 +131,7 @@ def fingerprint(config: BaseModel, ignore: Sequence[str] = ()) -> str:
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
 
 
-def diff(
-    old: BaseModel | dict[str, Any], new: BaseModel | dict[str, Any], ignore: Sequence[str] = ()
-) -> list[str]:
+def diff(old: BaseModel | dict[str, Any], new: BaseModel | dict[str, Any], ignore: Sequence[str] = ()) -> list[str]:
     """What changed between two configs, as lines `key: old → new`; empty when nothing did."""
     before, after = flatten(old), flatten(new)
     return [

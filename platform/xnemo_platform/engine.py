@@ -61,8 +61,18 @@ class LoopConfig(Config):
         return self
 
 
-MAY_CHANGE = ("workers", "accumulate", "cpus", "threads", "max_failures", "log_every", "save_every",
-              "validate_every", "keep", "bad_steps")
+MAY_CHANGE = (
+    "workers",
+    "accumulate",
+    "cpus",
+    "threads",
+    "max_failures",
+    "log_every",
+    "save_every",
+    "validate_every",
+    "keep",
+    "bad_steps",
+)
 """Keys of `LoopConfig` that a resumed run may change: they move no weight (up to rounding)."""
 
 
@@ -150,8 +160,7 @@ class _Loop:
         self.task, self.config, self.run, self.ranks, self.device = task, config, run, ranks, device
         self.main = Trainee(task.module, task.groups, config, ranks.world, self.bf16)
         self.adversary = (
-            Trainee(task.adversary, task.adversary_groups, config, ranks.world, self.bf16)
-            if task.adversary else None
+            Trainee(task.adversary, task.adversary_groups, config, ranks.world, self.bf16) if task.adversary else None
         )
         self.checkpoints = Checkpoints(run.folder / "checkpoints", config.keep)
         self.bad = 0

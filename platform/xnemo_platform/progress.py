@@ -65,8 +65,10 @@ class Progress:
         seconds = (time.perf_counter() - self.started) / (done - self.first)
         left = seconds * (self.config.steps - done)
         rate = self.config.batch / seconds
-        return (f"step {done}/{self.config.steps}  loss {loss:.4f}  {rate:.1f} samples/s  "
-                f"ETA {int(left // 60)}:{int(left % 60):02d}")
+        return (
+            f"step {done}/{self.config.steps}  loss {loss:.4f}  {rate:.1f} samples/s  "
+            f"ETA {int(left // 60)}:{int(left % 60):02d}"
+        )
 
 
 def _memory_gb() -> float:

@@ -76,8 +76,10 @@ def resolve(name: str, alias: str) -> ResolvedModel:
         with _mlflow(f"find models:/{name}@{alias}") as client:
             found = _version_at(client, name, alias)
             if found is None:
-                raise PlatformError(f"models:/{name}@{alias}: no such model or alias in MLflow; "
-                                    f"`xnemo model register <folder> --name {name} --alias {alias}` makes it.")
+                raise PlatformError(
+                    f"models:/{name}@{alias}: no such model or alias in MLflow; "
+                    f"`xnemo model register <folder> --name {name} --alias {alias}` makes it."
+                )
             facts = {"version": str(found.version), "run_id": found.run_id, "digest": found.tags.get(DIGEST_TAG, "")}
             folder = cache / facts["version"]
             if not _matches(folder, facts["digest"]):

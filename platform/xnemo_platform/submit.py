@@ -75,9 +75,14 @@ def submit(
         client.delete_job(job_id)
     with _packed(arguments, local=is_local(address)) as (entrypoint, runtime_env):
         runtime_env["env_vars"] |= dict(env or {})
-        _when_ready(lambda: client.submit_job(
-            entrypoint=entrypoint, submission_id=job_id, runtime_env=runtime_env, metadata=dict(metadata or {}),
-        ))
+        _when_ready(
+            lambda: client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=job_id,
+                runtime_env=runtime_env,
+                metadata=dict(metadata or {}),
+            )
+        )
     found = find(job_id, address)
     if found is None:
         raise PlatformError(f"job {job_id} vanished after it was submitted; look at the head node's log.")
@@ -149,14 +154,31 @@ def local_cluster(cpus: int = 6, object_store_bytes: int = 10**9) -> Iterator[st
     """
     temporary = tempfile.mkdtemp(prefix="xnemo-ray-", dir="/tmp")  # short: sockets below it allow 107 characters
     head_port, dashboard, *others = _free_ports(7)
-    names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port",
-             "metrics-export-port", "ray-client-server-port")
+    names = (
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "runtime-env-agent-port",
+        "metrics-export-port",
+        "ray-client-server-port",
+    )
     command = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
-        "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--port={head_port}",
-        f"--dashboard-port={dashboard}", "--include-dashboard=true", f"--num-cpus={cpus}",
-        f"--object-store-memory={object_store_bytes}", f"--temp-dir={temporary}",
-        "--min-worker-port=0", "--max-worker-port=0",
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1",
+        "--dashboard-host=127.0.0.1",
+        f"--port={head_port}",
+        f"--dashboard-port={dashboard}",
+        "--include-dashboard=true",
+        f"--num-cpus={cpus}",
+        f"--object-store-memory={object_store_bytes}",
+        f"--temp-dir={temporary}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
         *(f"--{name}={port}" for name, port in zip(names, others, strict=True)),
     ]
     env = {"RAY_AUTH_MODE": "disabled", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -194,8 +216,10 @@ def _reason(error: Exception) -> str:
     if "403" in text or "Forbidden" in text:
         return "the cluster refused the token in RAY_AUTH_TOKEN; ask for a new one."
     if "No available agent" in text:
-        return ("the cluster has no agent that runs jobs: it is still starting, or another cluster holds the port of "
-                "its dashboard agent (dashboard_agent.log on the head says so).")
+        return (
+            "the cluster has no agent that runs jobs: it is still starting, or another cluster holds the port of "
+            "its dashboard agent (dashboard_agent.log on the head says so)."
+        )
     if isinstance(error, ConnectionError):
         return "no Ray job server answers there; check the address (XNEMO_RAY_ADDRESS) and that the cluster runs."
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -98,7 +98,10 @@ class Drain:
         if self.thread.is_alive() or self.complaint:
             log.warning(
                 "MLflow (%s) did not take everything (%s); the rest waits in %s and is sent when the same "
-                "command runs again.", self.tracker.uri, self.complaint or "no answer", self.folder / OUTBOX,
+                "command runs again.",
+                self.tracker.uri,
+                self.complaint or "no answer",
+                self.folder / OUTBOX,
             )
 
     def _work(self) -> None:
@@ -114,8 +117,12 @@ class Drain:
             self.complaint = ""
         except Exception as error:  # whatever MLflow or its store raises, training goes on
             if not self.complaint:
-                log.warning("MLflow (%s) is away: %s; records wait in %s.", self.tracker.uri,
-                            str(error).splitlines()[0][:200], self.folder / OUTBOX)
+                log.warning(
+                    "MLflow (%s) is away: %s; records wait in %s.",
+                    self.tracker.uri,
+                    str(error).splitlines()[0][:200],
+                    self.folder / OUTBOX,
+                )
             self.complaint = str(error).splitlines()[0][:200]
             self.over.wait(DRAIN_EVERY_S)
 
@@ -141,9 +148,7 @@ class Drain:
             parent = str(Path(name).parent)
             self.client.log_artifact(run, self.folder / ARTIFACTS / name, None if parent == "." else parent)
             self.artifacts.add(name)
-        _write_atomically(
-            self.folder / SENT, json.dumps({"offset": self.offset, "artifacts": sorted(self.artifacts)})
-        )
+        _write_atomically(self.folder / SENT, json.dumps({"offset": self.offset, "artifacts": sorted(self.artifacts)}))
 
     def _connect(self) -> Any:
         """A client, and the run: the one of this folder, set running again, or a new one."""
@@ -218,8 +223,9 @@ def _read_sent(folder: Path) -> tuple[int, set[str]]:
 
 
 def _files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".")}
+    return {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -71,8 +71,11 @@ def fit(
     folder = folder.resolve()
     mark = fingerprint(config, ignore=may_change)
     spec = {
-        "build": build, "class": f"{type(config).__module__}:{type(config).__qualname__}",
-        "config": config.model_dump(mode="json"), "folder": str(folder), "fingerprint": mark,
+        "build": build,
+        "class": f"{type(config).__module__}:{type(config).__qualname__}",
+        "config": config.model_dump(mode="json"),
+        "folder": str(folder),
+        "fingerprint": mark,
     }
     with _owned(folder):
         _check_same(folder, config, may_change)
@@ -118,7 +121,7 @@ def _check_same(folder: Path, config: BaseModel, may_change: Sequence[str]) -> N
 def _run_on_ray(spec: dict[str, Any], config: Any, cpus: int, env: dict[str, str]) -> None:
     start_ray(cpus)
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -134,6 +137,7 @@ def _run_on_ray(spec: dict[str, Any], config: Any, cpus: int, env: dict[str, str
             name=f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}",
             storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=loop.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": _worker_env(loop.threads, gpu) | env},
         ),
     )
@@ -158,6 +162,7 @@ def start_ray(cpus: int) -> None:
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints twice
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_COLOR_PREFIX": "0",
     }.items():
         os.environ.setdefault(name, value)
     import ray
@@ -168,7 +173,8 @@ def start_ray(cpus: int) -> None:
         ray.init(log_to_driver=True)
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nothing but this process talks to it
-        ray.init(address="local", num_cpus=cpus, log_to_driver=True, include_dashboard=False)
+        # With a dashboard, because a part of Ray Train asks it for the state of actors and complains each second.
+        ray.init(address="local", num_cpus=cpus, log_to_driver=True, include_dashboard=True)
 
 
 def _worker_env(threads: int, gpu: bool) -> dict[str, str]:
@@ -179,7 +185,9 @@ def _worker_env(threads: int, gpu: bool) -> dict[str, str]:
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         # Large activations come and go each step: keep their pages instead of asking the kernel for zeroed ones.
-        "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26),
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**32),
+        "MALLOC_TOP_PAD_": str(2**26),
     }
 
 

@@ -29,13 +29,35 @@ SIZE, FRAMES = 128, 12
 TINY = {  # every part of the model, in tenths of a second
     "image_size": 32,
     "codec": {"kind": "patches", "factor": 4, "channels": 48, "scaling": 1.0},
-    "unet": {"in_channels": 48, "channels": [16, 32], "layers_per_block": 1, "attention": [True, True], "heads": 2,
-             "norm_groups": 4, "context_dim": 8},
-    "motion_encoder": {"kind": "small", "image_size": 32, "widths": [8, 16, 16], "maps": 4, "attention_dim": 16,
-                       "attention_heads": 2, "f_mot": 16, "rts_hidden": 8, "dropout": 0.1},
+    "unet": {
+        "in_channels": 48,
+        "channels": [16, 32],
+        "layers_per_block": 1,
+        "attention": [True, True],
+        "heads": 2,
+        "norm_groups": 4,
+        "context_dim": 8,
+    },
+    "motion_encoder": {
+        "kind": "small",
+        "image_size": 32,
+        "widths": [8, 16, 16],
+        "maps": 4,
+        "attention_dim": 16,
+        "attention_heads": 2,
+        "f_mot": 16,
+        "rts_hidden": 8,
+        "dropout": 0.1,
+    },
     "image_encoder": None,
-    "gan": {"image_size": 32, "appearance": "small", "appearance_dim": 16, "base_size": 4,
-            "channels": [16, 16, 16, 16], "discriminator_channels": [8, 16, 16]},
+    "gan": {
+        "image_size": 32,
+        "appearance": "small",
+        "appearance_dim": 16,
+        "base_size": 4,
+        "channels": [16, 16, 16, 16],
+        "discriminator_channels": [8, 16, 16],
+    },
 }
 
 
@@ -45,10 +67,20 @@ def clip_row(seed: int, split: str, frames: int = FRAMES) -> dict:
     images = render(identity, motion, placement, SIZE)
     pixels = (images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).byte()).permute(0, 2, 3, 1).numpy()
     jpegs = [cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes() for picture in pixels]
-    return {"clip_id": f"c{seed}", "dataset": "drawn", "identity": f"i{seed}", "split": split, "n_frames": frames,
-            "fps": 25.0, "source_fps": 25.0, "size": SIZE, "frames": jpegs, "source_span_s": [0.0, frames / 25],
-            "crop_box": [0.0, 0.0, SIZE, SIZE],
-            "face_boxes": face_boxes(identity, motion, placement, SIZE).tolist()}
+    return {
+        "clip_id": f"c{seed}",
+        "dataset": "drawn",
+        "identity": f"i{seed}",
+        "split": split,
+        "n_frames": frames,
+        "fps": 25.0,
+        "source_fps": 25.0,
+        "size": SIZE,
+        "frames": jpegs,
+        "source_span_s": [0.0, frames / 25],
+        "crop_box": [0.0, 0.0, SIZE, SIZE],
+        "face_boxes": face_boxes(identity, motion, placement, SIZE).tolist(),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -56,15 +88,28 @@ def dataset(tmp_path_factory) -> str:
     uri = str(tmp_path_factory.mktemp("shards"))
     rows = [clip_row(seed, "train") for seed in range(5)] + [clip_row(seed, "val") for seed in (90, 91)]
     facts = shards.write(uri, rows, limit=100_000)
-    manifest.append(uri, [{**fact, "unit": fact["shard"], "sources": [fact["shard"]], "notes": None}
-                          for fact in facts], {"name": "drawn"})
+    manifest.append(
+        uri,
+        [{**fact, "unit": fact["shard"], "sources": [fact["shard"]], "notes": None} for fact in facts],
+        {"name": "drawn"},
+    )
     return uri
 
 
 def config_of(stage: str, dataset: str, folder: Path, *overrides: str) -> TrainConfig:
     """The small configuration of a stage, cut down to seconds."""
-    quick = ["loop.steps=2", "loop.batch=2", "loop.accumulate=1", "loop.save_every=1", "loop.validate_every=2",
-             "validation_clips=2", "validation_steps=2", "clip_frames=4", "frame_size=64", "recipe.warmup_samples=0"]
+    quick = [
+        "loop.steps=2",
+        "loop.batch=2",
+        "loop.accumulate=1",
+        "loop.save_every=1",
+        "loop.validate_every=2",
+        "validation_clips=2",
+        "validation_steps=2",
+        "clip_frames=4",
+        "frame_size=64",
+        "recipe.warmup_samples=0",
+    ]
     if stage == "appearance":
         quick.append(f"model={json.dumps(TINY)}")
     given = [f"dataset={dataset}", f"output={folder}", *quick, *overrides]
@@ -92,8 +137,11 @@ def appearance(dataset, tmp_path_factory) -> Path:
 def test_a_stage_starts_from_the_one_before_and_leaves_a_model_that_loads(stage, dataset, appearance, tmp_path):
     metrics = in_process(config_of(stage, dataset, tmp_path / stage, f"start={appearance}"))
     before, after = weights.load(appearance), weights.load(tmp_path / stage / "export")
-    moved = {name.split(".")[0] for name, value in after.state_dict().items()
-             if not torch.equal(value, before.state_dict()[name])}
+    moved = {
+        name.split(".")[0]
+        for name, value in after.state_dict().items()
+        if not torch.equal(value, before.state_dict()[name])
+    }
     assert moved <= ({"motion_encoder", "denoiser", "reference_net"} if stage == "motion" else {"denoiser"})
     assert moved
     assert np.isfinite(metrics["validation/loss"])
@@ -109,8 +157,9 @@ def test_a_resumed_stage_ends_with_the_same_weights(dataset, appearance, tmp_pat
     in_process(broken)
     (tmp_path / "broken" / "checkpoints" / "step-00000002" / "COMMIT.json").unlink()
     in_process(broken)
-    assert weights.sha256(tmp_path / "whole/export/model.safetensors") == \
-        weights.sha256(tmp_path / "broken/export/model.safetensors")
+    assert weights.sha256(tmp_path / "whole/export/model.safetensors") == weights.sha256(
+        tmp_path / "broken/export/model.safetensors"
+    )
 
 
 def test_the_discriminator_learns_beside_the_model(dataset, appearance, tmp_path):
@@ -160,14 +209,21 @@ def test_a_jpeg_is_shrunk_to_the_training_size():
 
 @pytest.mark.parametrize("stage", ["appearance", "motion", "temporal"])
 def test_the_shipped_configs_are_valid(stage):
-    assert load_config(TrainConfig, CONFIGS / f"train-small-{stage}.yaml",
-                       ["dataset=d", "output=o", *([] if stage == "appearance" else ["start=s"])]).stage == stage
+    assert (
+        load_config(
+            TrainConfig,
+            CONFIGS / f"train-small-{stage}.yaml",
+            ["dataset=d", "output=o", *([] if stage == "appearance" else ["start=s"])],
+        ).stage
+        == stage
+    )
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["model=tiny"], "small or sd15"),
+        (["output=s3://bucket/run"], "output must be a path"),
         (["model=null"], "either start"),
         (["start=somewhere"], "either start"),
         (["recipe.maskin=0"], "did you mean 'masking'"),

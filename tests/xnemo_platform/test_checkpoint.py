@@ -13,8 +13,10 @@ from xnemo_platform.errors import PlatformError
 
 
 def state(step, **changes):
-    return State(**{"step": step, "epoch": 0, "fingerprint": "f", "config": {"lr": 1}, "run_id": "r",
-                    "world": 1, "zero": 0} | changes)
+    return State(
+        **{"step": step, "epoch": 0, "fingerprint": "f", "config": {"lr": 1}, "run_id": "r", "world": 1, "zero": 0}
+        | changes
+    )
 
 
 def save(checkpoints, step, text="weights"):

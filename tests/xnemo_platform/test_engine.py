@@ -24,8 +24,8 @@ def loop(**changes) -> dict:
     return {"steps": 6, "batch": 8, "lr": 1e-2, "keep": 5} | every | changes
 
 
-def run(folder: Path, poison=(), fingerprint="f", **changes) -> ToyTask:
-    config = build(ToyConfig, {"loop": loop(**changes)})
+def run(folder: Path, poison=(), fingerprint="f", dropout=0.1, **changes) -> ToyTask:
+    config = build(ToyConfig, {"loop": loop(**changes), "dropout": dropout})
     task = ToyTask(config, Place("cpu", 0, 1, folder))
     task.poison = set(poison)
     train(task, config.loop, Run(folder, config.model_dump(mode="json"), fingerprint))
@@ -63,6 +63,21 @@ def test_the_zero_stages_agree(tmp_path, zero):
     assert same(tmp_path / "plain", tmp_path / "sharded", rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("zero", "offload"), [(0, False), (1, False), (2, False), (3, False), (2, True), (3, True)])
+def test_bf16_keeps_weights_in_fp32_and_stays_near(tmp_path, zero, offload):
+    run(tmp_path / "fp32")
+    task = run(tmp_path / "bf16", precision="bf16", zero=zero, offload=offload)
+    assert {p.dtype for p in task.module.parameters()} == {torch.float32}
+    assert same(tmp_path / "fp32", tmp_path / "bf16", rtol=0.1, atol=0.02)
+    assert not same(tmp_path / "fp32", tmp_path / "bf16")
+
+
+def test_shards_of_another_shape_are_refused_with_the_mend(tmp_path):
+    run(tmp_path, zero=1)
+    with pytest.raises(PlatformError, match=r"loop.workers=1 loop.zero=1"):
+        run(tmp_path, zero=2)
+
+
 def test_what_is_exported_is_the_average_and_training_goes_on_with_the_weights(tmp_path):
     task = run(tmp_path)
     found = exported(tmp_path)
@@ -76,14 +91,8 @@ def test_frozen_parameters_stay(tmp_path):
 
 
 def test_accumulation_changes_nothing_but_memory(tmp_path):
-    def without_dropout(folder, **changes):
-        config = build(ToyConfig, {"loop": loop(**changes)})
-        task = ToyTask(config, Place("cpu", 0, 1, folder))
-        task.module.dropout.p = 0.0
-        train(task, config.loop, Run(folder, {}, "f"))
-
-    without_dropout(tmp_path / "whole")
-    without_dropout(tmp_path / "parts", accumulate=4)
+    run(tmp_path / "whole", dropout=0.0)
+    run(tmp_path / "parts", dropout=0.0, accumulate=4)
     assert same(tmp_path / "whole", tmp_path / "parts", rtol=1e-4, atol=1e-6)
 
 
@@ -136,8 +145,10 @@ def test_the_records_tell_losses_norms_and_speed(tmp_path):
     wanted = {"loss/loss", "loss/adversary_loss", "grad_norm", "adversary_grad_norm", "samples_per_s"}
     assert wanted <= set(lines[0]["metrics"])
     assert [line["step"] for line in lines if "validation/loss" in line["metrics"]] == [3, 6]
-    assert sorted(p.name for p in (tmp_path / "artifacts/samples").iterdir()) == ["plot-00000003.png",
-                                                                                   "plot-00000006.png"]
+    assert sorted(p.name for p in (tmp_path / "artifacts/samples").iterdir()) == [
+        "plot-00000003.png",
+        "plot-00000006.png",
+    ]
 
 
 def test_the_learning_rate_rises_and_falls():

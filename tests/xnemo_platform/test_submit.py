@@ -26,8 +26,14 @@ def test_to_another_machine_go_the_code_and_the_named_configs_and_nothing_else(t
         assert shlex.split(entrypoint)[-1] == "submitted/mine.yaml"
         assert (folder / "submitted" / "mine.yaml").read_text() == "steps: 1"
         assert sorted(p.name for p in folder.iterdir()) == ["jobs", "pipelines", "platform", "submitted", "xnemo"]
-        found = subprocess.run([sys.executable, "-c", "import platform, xnemo_platform.submit as s; print(s.__file__)"],
-                               cwd=folder, env={"PYTHONPATH": "platform"}, capture_output=True, text=True, check=True)
+        found = subprocess.run(
+            [sys.executable, "-c", "import platform, xnemo_platform.submit as s; print(s.__file__)"],
+            cwd=folder,
+            env={"PYTHONPATH": "platform"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert found.stdout.startswith(str(folder)) or found.stdout.startswith("platform")
 
 
@@ -54,8 +60,15 @@ def test_a_cluster_that_does_not_answer_is_one_sentence():
 
 @pytest.mark.parametrize(
     ("address", "local"),
-    [("http://127.0.0.1:8265", True), ("http://localhost:1", True), ("http://[::1]:1", True),
-     ("http://head:8265", False), ("https://10.0.0.3", False), ("head:8265", False), ("127.0.0.1:8265", True)],
+    [
+        ("http://127.0.0.1:8265", True),
+        ("http://localhost:1", True),
+        ("http://[::1]:1", True),
+        ("http://head:8265", False),
+        ("https://10.0.0.3", False),
+        ("head:8265", False),
+        ("127.0.0.1:8265", True),
+    ],
 )
 def test_only_the_loopback_is_this_machine(address, local):
     assert submit.is_local(address) is local

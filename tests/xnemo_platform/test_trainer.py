@@ -20,8 +20,17 @@ from xnemo_platform.config import build
 from xnemo_platform.errors import PlatformError
 
 HERE = Path(__file__).parent
-LOOP = {"steps": 8, "batch": 8, "lr": 1e-2, "save_every": 2, "log_every": 1, "validate_every": 4, "keep": 2,
-        "workers": 2, "cpus": 0.5}
+LOOP = {
+    "steps": 8,
+    "batch": 8,
+    "lr": 1e-2,
+    "save_every": 2,
+    "log_every": 1,
+    "validate_every": 4,
+    "keep": 2,
+    "workers": 2,
+    "cpus": 0.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +107,9 @@ config = config.model_copy(update={{"loop": config.loop.model_copy(update={{"max
 trainer.fit("toy_task:build", config, Path({str(folder)!r}), tracking.Tracker.model_validate({tracker.model_dump()!r}),
             may_change=["loop.max_failures"], env={{"PYTHONPATH": {str(HERE)!r}}})
 """
-    driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 180
     while not (folder / "killed").exists() and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -122,6 +132,18 @@ def test_an_error_of_the_input_is_told_in_its_own_words(ray_cluster, tmp_path, t
 def test_two_workers_with_sharded_states_agree_with_plain_ones(untouched, tmp_path, tracker, zero):
     done = fit(tmp_path / "run", tracker, loop={"zero": zero}, fault="kill", fault_step=5)
     for name, value in exported(untouched.folder).items():
+        assert torch.allclose(value, exported(done.folder)[name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_workers(ray_cluster, tmp_path, tracker):
+    fit(tmp_path / "two", tracker, dropout=0.0)
+    free = ["loop.workers"]
+    fit(tmp_path / "changed", tracker, may_change=free, dropout=0.0)
+    (tmp_path / "changed" / "checkpoints" / "step-00000008" / "COMMIT.json").unlink()  # as if stopped after step 6
+    (tmp_path / "changed" / "result.json").unlink()
+    done = fit(tmp_path / "changed", tracker, may_change=free, loop={"workers": 1}, dropout=0.0)
+    for name, value in exported(tmp_path / "two").items():
         assert torch.allclose(value, exported(done.folder)[name], rtol=1e-4, atol=1e-6), name
 
 

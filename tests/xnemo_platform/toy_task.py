@@ -21,6 +21,7 @@ class ToyConfig(Config):
     loop: LoopConfig
     fault: Literal["none", "kill", "refuse"] = "none"
     fault_step: int = 0  # in the last rank, once
+    dropout: float = 0.1
 
 
 class Net(nn.Module):
@@ -85,8 +86,11 @@ class ToyTask:
         self.config, self.place = config, place
         torch.manual_seed(0)
         self.module, self.adversary = Net(), Critic()
-        self.groups = [{"params": list(self.module.first.parameters())},
-                       {"params": list(self.module.second.parameters()), "lr_scale": 2.0}]
+        self.module.dropout.p = config.dropout
+        self.groups = [
+            {"params": list(self.module.first.parameters())},
+            {"params": list(self.module.second.parameters()), "lr_scale": 2.0},
+        ]
         self.adversary_groups = [{"params": list(self.adversary.parameters()), "lr": 1e-3, "betas": (0.0, 0.99)}]
         self.average = Average([p for group in self.groups for p in group["params"]])
         self.x = torch.randn(self.rows, 4, generator=torch.Generator().manual_seed(1))
