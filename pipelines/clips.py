@@ -54,17 +54,9 @@ class ClipConfig(BaseModel):
     audio: bool = False
 
 
-def examine(path: str, limits: Limits, check_damage: bool = False) -> dict[str, Any]:
-    """Header of a video as plain data; `video_info` puts it together again. Raises MediaError."""
-    info = video.probe(path, limits)
-    if check_damage:
-        video.check(path, info, limits)
-    return vars(info)
-
-
-def video_info(plain: dict[str, Any]) -> video.VideoInfo:
-    """What `examine` found."""
-    return video.VideoInfo(**plain)
+def examine(path: str, limits: Limits) -> dict[str, Any]:
+    """Header of a video as plain data: the fields of VideoInfo. Raises MediaError."""
+    return vars(video.probe(path, limits))
 
 
 def extract(path: str, info: dict[str, Any], start: float, end: float, config: ClipConfig,
@@ -75,7 +67,9 @@ def extract(path: str, info: dict[str, Any], start: float, end: float, config: C
     MediaError for a damaged file.
     """
     cv2.setNumThreads(1)
-    header = video_info(info)
+    header = video.VideoInfo(**info)
+    if config.check_damage:
+        video.check(path, start, end, limits)
     finder = _detector(config.detector)
     frames = [frame for batch in video.stream_frames(path, fps=config.fps, max_side=config.max_side, start=start,
                                                      end=end, limits=limits, info=header) for frame in batch]

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pipelines.preprocess import IngestConfig
 
 CODE_VERSION = "1"  # raise it when the same video would give other clips
-_PARENT_BUG = "error"
 
 
 class Ingest:
@@ -80,8 +79,7 @@ class Ingest:
 
     def _parts(self, source: Source, path: str, digest: str) -> Iterator[dict[str, Any]]:
         """What `clips.extract` found, part by part: a part is short, so that time and memory are bounded."""
-        info = self._call(source, digest, "probe", clips.examine, path, LIMITS,
-                          self.config.clips.check_damage)
+        info = self._call(source, digest, "probe", clips.examine, path, LIMITS)
         if info is None:
             return
         config = self.config.clips
@@ -107,8 +105,8 @@ class Ingest:
             attempt, outcome = attempt + 1, self.box.call(function, *args)
         if outcome.kind == "ok":
             return outcome.value
-        code = outcome.code or (_PARENT_BUG if outcome.kind == "error" else outcome.kind)
-        message = f"{outcome.error}: {outcome.message}" if code == _PARENT_BUG else outcome.message
+        code = outcome.code or outcome.kind  # an exception without a code is a fault of ours: name its class
+        message = f"{outcome.error}: {outcome.message}" if code == "error" else outcome.message
         self.rejected.append(plan.rejection(source, stage, code, message, digest, attempt))
         return None
 

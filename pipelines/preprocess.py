@@ -80,7 +80,7 @@ def run(config: IngestConfig, progress: Progress | None = None) -> dict[str, Any
     version = check_output(config, about)
     work = plan.make(config.reader, config.source, config.output, config.limit, config.inputs_per_unit, version)
     if not work.units and not work.records:
-        return {**_summary_of(config.output), "new_clips": 0, "frames_per_s": 0.0,
+        return {**_known_summary(config.output), "new_clips": 0, "frames_per_s": 0.0,
                 "seconds": time.monotonic() - began}
     clips.check_detector(config.clips)
     with storage.lock(storage.join(config.output, ".ingest.lock"), wait_s=0, busy="another ingestion is writing "
@@ -211,10 +211,22 @@ def publish(config: IngestConfig, about: dict[str, Any], records: list[dict[str,
         quarantine.enter(config.output, rejected)
     manifest.append(config.output, [row for record in records for row in _manifest_rows(record)], about,
                     inputs_once=True)
-    summary = summarise(config.output)
-    storage.publish_bytes(storage.join(config.output, SUMMARY), json.dumps(summary, indent=1).encode())
-    plan.clear_journal(config.output)
+    return _finish(config.output)
+
+
+def _finish(output: str) -> dict[str, Any]:
+    summary = summarise(output)
+    storage.publish_bytes(storage.join(output, SUMMARY), json.dumps(summary, indent=1).encode())
+    plan.clear_journal(output)
     return summary
+
+
+def _known_summary(output: str) -> dict[str, Any]:
+    """The summary on disk; a run that was killed after entering its manifest is finished here."""
+    path = storage.join(output, SUMMARY)
+    if storage.list_files(storage.join(output, plan.JOURNAL)) or not storage.exists(path):
+        return _finish(output)
+    return dict(json.loads(storage.read_bytes(path)))
 
 
 def _manifest_rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -248,9 +260,3 @@ def summarise(output: str) -> dict[str, Any]:
         "shards": sum(bool(name) for name in table["shard"].to_pylist()),
         "bytes": sum(table["bytes"].to_pylist()), "manifest_sha256": reader.digest,
     }
-
-
-def _summary_of(output: str) -> dict[str, Any]:
-    if storage.exists(storage.join(output, SUMMARY)):
-        return dict(json.loads(storage.read_bytes(storage.join(output, SUMMARY))))
-    return summarise(output)

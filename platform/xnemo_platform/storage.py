@@ -158,14 +158,21 @@ def _acquire(uri: str | Path) -> Callable[[], None] | None:
             os.close(handle)
             return None
         return lambda: os.close(handle)
+    lease = f"{time.time()} {uuid.uuid4()}".encode()
     try:
-        fs.pipe_file(path, str(time.time()).encode(), mode="create")
+        fs.pipe_file(path, lease, mode="create")
     except FileExistsError:
         with contextlib.suppress(OSError, ValueError):
-            if time.time() - float(fs.cat_file(path)) > _LEASE_S:
+            if time.time() - float(fs.cat_file(path).split()[0]) > _LEASE_S:
                 fs.rm_file(path)
         return None
-    return lambda: fs.rm_file(path)
+
+    def release() -> None:
+        with contextlib.suppress(OSError):
+            if fs.cat_file(path) == lease:  # else it lapsed, and is another's now
+                fs.rm_file(path)
+
+    return release
 
 
 def safe_join(root: str | Path, name: str) -> str:

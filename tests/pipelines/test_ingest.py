@@ -103,7 +103,7 @@ def short(path: Path, good: Path) -> None:
 
 
 BAD = [(empty, "probe", "format"), (text, "probe", "format"), (truncated, "probe", "truncated"),
-       (headless, "probe", "unreadable"), (flipped, "probe", "corrupt"), (nobody, "filter", "no_face"),
+       (headless, "probe", "unreadable"), (flipped, "decode", "corrupt"), (nobody, "filter", "no_face"),
        (two_people, "filter", "several_faces"), (slow, "probe", "low_fps"), (short, "filter", "short")]
 
 
@@ -165,6 +165,18 @@ def test_a_long_video_is_worked_on_in_parts_without_losing_a_frame(tmp_path: Pat
     assert [round(end - start, 4) for start, end in spans] == [0.84, 0.84, 0.8, 0.84]
     assert [start for start, _ in spans[1:]] == [end for _, end in spans[:-1]]
     assert record["frames"] == 83
+
+
+def test_a_long_video_loses_only_its_damaged_part(tmp_path: Path) -> None:
+    path = tmp_path / "long.mp4"
+    wild = [moving(4 + k % 4, 1)[0] for k in range(25)]  # another person in each frame: most bytes are theirs
+    data = bytearray(write_video(path, moving(3, 50) + wild, 25).read_bytes())
+    for at in np.random.default_rng(0).integers(len(data) * 8 // 10, len(data), 60):
+        data[at] ^= 255
+    path.write_bytes(data)
+    record = unit(tmp_path, path, part_s=1.0)
+    assert sum(shard["rows"] for shard in record["shards"]) == 2
+    assert [(row["stage"], row["code"]) for row in record["quarantine"]] == [("decode", "corrupt")]
 
 
 def test_only_the_span_of_a_source_is_used(tmp_path: Path, good: Path) -> None:

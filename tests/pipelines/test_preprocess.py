@@ -199,7 +199,7 @@ def test_two_runs_on_one_output_exclude_each_other(people: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("moment", ["pipelines.quarantine.enter", "xnemo_platform.manifest.append",
-                                    "pipelines.plan.clear_journal"])
+                                    "pipelines.preprocess.summarise", "pipelines.plan.clear_journal"])
 def test_killed_while_publishing_it_goes_on_to_the_same_data(
     people: Path, tmp_path: Path, in_process: None, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -213,7 +213,8 @@ def test_killed_while_publishing_it_goes_on_to_the_same_data(
             run(config(people, tmp_path / "out"))
     summary = run(config(people, tmp_path / "out"))
     assert summary["manifest_sha256"] == whole["manifest_sha256"]
-    assert summary["clips"] == 7
+    assert summary["clips"] == json.loads((tmp_path / "out" / "summary.json").read_text())["clips"] == 7
+    assert not (tmp_path / "out" / plan.JOURNAL).exists()
 
 
 def test_a_data_set_can_lie_in_an_object_store(people: Path, in_process: None, tmp_path: Path) -> None:

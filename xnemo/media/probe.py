@@ -141,21 +141,24 @@ def _rotation(container, stream) -> int:  # type: ignore[no-untyped-def]
     return 0 if frame is None else round(frame.rotation / 90) * 90 % 360
 
 
-def check(path: str | Path, info: VideoInfo, limits: Limits = LIMITS) -> None:
-    """Decode every frame once with PyAV and keep none. Raises MediaError (`corrupt`) at the first damage:
-    decord and most players paint over damaged places without a word."""
+def check(path: str | Path, start: float = 0.0, end: float | None = None, limits: Limits = LIMITS) -> None:
+    """Decode the frames of [start, end) seconds with PyAV and keep none. Raises MediaError (`corrupt`) at the
+    first damage: decord and most players paint over damaged places without a word."""
     import av
 
-    frames = 0
-    with open_container(Path(path), limits) as container:
+    path, at = Path(path), start
+    with open_container(path, limits) as container:
         stream = container.streams.video[0]
         stream.codec_context.options = {"err_detect": "explode"}
+        origin = float((stream.start_time or 0) * stream.time_base)
+        if start > 0:  # goes to the key frame before
+            container.seek(round((start + origin) / stream.time_base), stream=stream)
         try:
             for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    break
-                frames += 1
-        except av.error.FFmpegError:
-            pass
-    if frames < info.frames:
-        raise MediaError("corrupt", f"{Path(path).name} is damaged near frame {frames} of {info.frames}")
+                at = (frame.time or 0.0) - origin
+                if end is not None and at >= end:
+                    return
+                if frame.is_corrupt and at >= start:
+                    raise MediaError("corrupt", f"{path.name} is damaged at {at:.2f} s")
+        except av.error.FFmpegError as error:
+            raise MediaError("corrupt", f"{path.name} is damaged after {at:.2f} s: {error}") from error

@@ -192,13 +192,14 @@ def test_flipped_bytes_end_in_frames_or_a_typed_error(clip: Path, tmp_path: Path
 def test_damage_that_players_paint_over_is_noticed_by_the_check(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = write_video(tmp_path / "a.mp4", rng.integers(0, 256, (20, 64, 64, 3), dtype=np.uint8), 25)
-    check(path, probe(path))
+    check(path)
     damaged = bytearray(path.read_bytes())
     for at in rng.integers(len(damaged) // 2, len(damaged), 5):
         damaged[at] ^= 255
     path.write_bytes(damaged)
-    with pytest.raises(MediaError, match="damaged near frame"):
-        check(path, probe(path))
+    with pytest.raises(MediaError, match="is damaged a"):
+        check(path)
+    check(path, end=0.2)
 
 
 def test_a_written_video_is_read_back_alike(tmp_path: Path) -> None:
