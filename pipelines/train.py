@@ -33,7 +33,7 @@ from xnemo_platform.trainee import Group, TorchRanks
 from xnemo_platform.trainer import Place, fit
 
 SHAPES = {"small": ModelConfig.small, "sd15": ModelConfig.sd15}
-FITTING_FRAMES = 512
+FITTING_FRAMES = 2048
 HELD_OUT_SPLITS = ("val", "test")
 
 

@@ -44,6 +44,7 @@ class LoopConfig(Config):
     workers: int = Field(default=1, gt=0)
     zero: Literal[0, 1, 2, 3] = 0
     offload: bool = False  # optimizer states in host memory (ZeRO 2 and 3)
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs, one a worker, if the cluster has any
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU
     cpus: float = Field(default=1.0, gt=0)  # logical CPUs of one worker
     threads: int = Field(default=1, gt=0)  # torch threads of one worker
@@ -63,6 +64,7 @@ class LoopConfig(Config):
 
 MAY_CHANGE = (
     "workers",
+    "device",
     "accumulate",
     "cpus",
     "threads",
@@ -132,7 +134,7 @@ def train(task: Task, config: LoopConfig, run: Run) -> dict[str, float]:
     loop = _Loop(task, config, run, ranks)
     first = loop.resume()
     with tracking.Outbox(run.folder, active=ranks.rank == 0) as outbox:
-        progress, found = Progress(config, first, ranks), {}
+        progress, found = Progress(config, first, ranks), loop.validate(first) if first == config.steps else {}
         for step, batches in _batches(task, config, first, ranks):
             progress.loaded()
             losses, norms = loop.update(step, batches)

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib
 import json
+import logging
 import os
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from xnemo_platform.config import diff, fingerprint, flatten
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.tracking import ARTIFACTS, Drain, Tracker, run_id
 
+log = logging.getLogger(__name__)
 CONFIG, RESULT, ERROR = "config.json", "result.json", "error.json"
 EXPORT = "export"
 
@@ -126,8 +128,15 @@ def _run_on_ray(spec: dict[str, Any], config: Any, cpus: int, env: dict[str, str
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     loop, folder = config.loop, Path(spec["folder"])
-    gpu = ray.cluster_resources().get("GPU", 0) >= loop.workers
+    there = ray.cluster_resources()
+    gpu = loop.device == "gpu" or (loop.device == "auto" and there.get("GPU", 0) > 0)
     resources = {"CPU": loop.cpus} | ({"GPU": 1} if gpu else {})
+    for name, each in resources.items():
+        if each * loop.workers > there.get(name, 0):
+            wanted = f"{each * loop.workers:g} {name}s for {loop.workers} workers"
+            log.warning(
+                "waiting for %s, the cluster has %g; add nodes or lower loop.workers", wanted, there.get(name, 0)
+            )
     trainer = TorchTrainer(
         _worker,
         train_loop_config=spec,

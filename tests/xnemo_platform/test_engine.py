@@ -138,6 +138,12 @@ def test_a_finished_run_trains_no_more(tmp_path):
     assert not again.seen
 
 
+def test_a_run_killed_after_its_last_commit_still_tells_its_result(tmp_path):
+    task = run(tmp_path)
+    found = train(task, task.config.loop, Run(tmp_path, {}, "f"))
+    assert found["validation/loss"] > 0
+
+
 def test_the_records_tell_losses_norms_and_speed(tmp_path):
     run(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "outbox.jsonl").read_text().splitlines() if line]
