@@ -5,7 +5,9 @@ once, at no more than `max_side`, and only JPEG bytes leave. What is left out is
 """
 
 import functools
+import math
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -70,26 +72,44 @@ def extract(path: str, info: dict[str, Any], start: float, end: float, config: C
     header = video.VideoInfo(**info)
     if config.check_damage:
         video.check(path, start, end, limits)
-    finder = _detector(config.detector)
-    frames = [frame for batch in video.stream_frames(path, fps=config.fps, max_side=config.max_side, start=start,
-                                                     end=end, limits=limits, info=header) for frame in batch]
-    found = [finder.detect(frame, quick=True) for frame in frames]
-    shots = shot_starts(frames, config.shot_cut)
-    scale = header.width / frames[0].shape[1]
     dropped: Counter[str] = Counter()
-    clips = []
-    for track in tracks.follow(found, shots, config, scale, dropped):
+    clips, done = [], 0
+    batches = video.stream_frames(path, fps=config.fps, max_side=config.max_side, start=start, end=end,
+                                  limits=limits, info=header)
+    for frames in _windows(batches, (end - start) * config.fps, 2 * config.max_frames):
+        for clip in _clips_of(frames, header.width / frames[0].shape[1], config, dropped):
+            begin = start + (done + clip["first"]) / config.fps
+            clip["span"] = [begin, begin + len(clip["frames"]) / config.fps]
+            clip["audio"] = _sound(path, header, clip["span"], config, limits)
+            clips.append(clip)
+        done += len(frames)
+    return {"clips": clips, "dropped": dict(+dropped), "frames": done}
+
+
+def _windows(batches: Iterator[np.ndarray], total: float, longest: int) -> Iterator[list[np.ndarray]]:
+    """The frames in even windows of at most `longest`: as many as are held in memory at once."""
+    size = math.ceil(total / math.ceil(total / longest))
+    held: list[np.ndarray] = []
+    for batch in batches:
+        held.extend(batch)
+        while len(held) >= size:
+            yield held[:size]
+            held = held[size:]
+    if held:
+        yield held
+
+
+def _clips_of(frames: list[np.ndarray], scale: float, config: ClipConfig,
+              dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Clips of consecutive frames. scale: source pixels per pixel of these frames."""
+    finder = _detector(config.detector)
+    found = [finder.detect(frame, quick=True) for frame in frames]
+    for track in tracks.follow(found, shot_starts(frames, config.shot_cut), config, scale, dropped):
         reason = _reject(frames, track, finder, config)
         if reason:
             dropped[reason] += len(track.boxes)
-            continue
-        clip = _clip(frames, track, scale, config)
-        begin = start + track.first / config.fps
-        clip["span"] = [begin, begin + len(track.boxes) / config.fps]
-        clip["detector"] = finder.name
-        clip["audio"] = _sound(path, header, clip["span"], config, limits)
-        clips.append(clip)
-    return {"clips": clips, "dropped": dict(+dropped), "frames": len(frames)}
+        else:
+            yield {**_clip(frames, track, scale, config), "detector": finder.name}
 
 
 @functools.cache

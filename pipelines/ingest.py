@@ -10,13 +10,14 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import clips, plan, shards
 from pipelines.sources.source import Source
-from xnemo.media.limits import LIMITS
+from xnemo.media.limits import LIMITS, Limits
 from xnemo_platform import sandbox, storage
 from xnemo_platform.errors import PlatformError
 
@@ -30,7 +31,7 @@ class Ingest:
     """A Ray Data actor. Holds one sandboxed child for all its videos."""
 
     def __init__(self, config: "IngestConfig", version: str):
-        self.config, self.version = config, version
+        self.config, self.version, self.limits = config, version, limits(config)
         self.box = sandbox.Sandbox(sandbox.Limits(seconds=config.timeout_s, memory=int(config.memory_gb * 2**30)))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
@@ -79,7 +80,7 @@ class Ingest:
 
     def _parts(self, source: Source, path: str, digest: str) -> Iterator[dict[str, Any]]:
         """What `clips.extract` found, part by part: a part is short, so that time and memory are bounded."""
-        info = self._call(source, digest, "probe", clips.examine, path, LIMITS)
+        info = self._call(source, digest, "probe", clips.examine, path, self.limits)
         if info is None:
             return
         config = self.config.clips
@@ -93,7 +94,7 @@ class Ingest:
         total = math.floor((end - source.start_s) * config.fps + 1e-3)
         borders = [source.start_s + round(total * k / count) / config.fps for k in range(count)] + [end]
         for start, stop in pairwise(borders):
-            part = self._call(source, digest, "decode", clips.extract, path, info, start, stop, config, LIMITS)
+            part = self._call(source, digest, "decode", clips.extract, path, info, start, stop, config, self.limits)
             if part is not None:
                 yield {**part, "fps": info["fps"]}
 
@@ -131,6 +132,13 @@ class Ingest:
             **{name: clip[name] for name in ("crop_box", "frames", "audio", "quality", "detector")},
             "face_boxes": list(clip["face_boxes"]),
         }
+
+
+def limits(config: "IngestConfig") -> Limits:
+    """What a video may ask for: the usual limits, those on length as configured."""
+    times = config.max_minutes * 60 / LIMITS.seconds
+    return replace(LIMITS, seconds=LIMITS.seconds * times, frames=round(LIMITS.frames * times),
+                   total_pixels=round(LIMITS.total_pixels * times))
 
 
 def split_of(dataset: str, identity: str, val_share: float, test_share: float) -> str:

@@ -55,7 +55,9 @@ class IngestConfig(Config):
     shard_mb: int = Field(default=128, ge=1, le=1024)
     part_s: float = Field(default=60.0, ge=1)
     """Longer videos are worked on in parts of this length."""
-    timeout_s: float = Field(default=180.0, gt=0)
+    max_minutes: float = Field(default=30.0, gt=0)
+    """Longer videos are quarantined."""
+    timeout_s: float = Field(default=300.0, gt=0)
     """Wall clock for one part."""
     memory_gb: float = Field(default=6.0, ge=1)
     attempts: int = Field(default=2, ge=1)
@@ -106,7 +108,7 @@ def estimate(config: IngestConfig) -> dict[str, Any]:
     todo = [source for group in work.units.values() for source in group]
     sample = todo[:: max(1, len(todo) // 20)][:20]
     with Sandbox() as box:
-        found = [box.call(clips.examine, storage.filesystem(source.uri)[1], ingest.LIMITS)
+        found = [box.call(clips.examine, storage.filesystem(source.uri)[1], ingest.limits(config))
                  for source in sample if storage.is_local(source.uri)]
     lengths = [outcome.value["duration"] for outcome in found if outcome.kind == "ok"]
     frames = round(sum(lengths) / max(1, len(lengths)) * config.clips.fps * len(todo))

@@ -167,6 +167,11 @@ def test_a_long_video_is_worked_on_in_parts_without_losing_a_frame(tmp_path: Pat
     assert record["frames"] == 83
 
 
+def test_a_video_beyond_the_configured_length_is_quarantined(tmp_path: Path, good: Path) -> None:
+    record = unit(tmp_path, good, max_minutes=0.02)
+    assert [(row["stage"], row["code"]) for row in record["quarantine"]] == [("probe", "too_long")]
+
+
 def test_a_long_video_loses_only_its_damaged_part(tmp_path: Path) -> None:
     path = tmp_path / "long.mp4"
     wild = [moving(4 + k % 4, 1)[0] for k in range(25)]  # another person in each frame: most bytes are theirs
