@@ -22,6 +22,7 @@ from xnemo.codec import PatchCodec
 from xnemo.config import ModelConfig
 from xnemo.draw import Draw
 from xnemo.ema import Ema
+from xnemo.fresh import align
 from xnemo.model import XNeMo
 from xnemo.stages import Stage, StageConfig, StageName, build_stage
 from xnemo_platform.config import Config
@@ -137,7 +138,7 @@ class StageTask:
         self.store = ClipStore(config.dataset, "train", config.frame_size, int(config.cache_gb * 1e9), frames)
         self.rows = len(self.store)
         folder = Path(config.start) if config.start else _fresh(config, self.store, place)
-        model = weights.load(folder, device=place.device)
+        model = weights.load(folder, device=place.device, dtype=torch.float32)
         torch.manual_seed(config.loop.seed)  # what a stage adds is a function of the seed, so equal on all ranks
         self.stage = build_stage(model, config.stage, config.recipe).to(self.device)
         self.groups: list[Group] = self.stage.groups()
@@ -240,6 +241,8 @@ def _fresh(config: TrainConfig, store: ClipStore, place: Place) -> Path:
         assert config.model
         torch.manual_seed(config.loop.seed)
         model = XNeMo(config.model)
+        if config.model.unet.token_places:
+            align(model)
         if isinstance(model.codec, PatchCodec):
             model.codec.fit(to_unit(store.some_frames(FITTING_FRAMES, config.loop.seed), config.model.image_size))
         weights.save(model, folder)

@@ -101,7 +101,7 @@ class PatchCodec(Codec):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.factor = config.factor
+        self.factor, self.whitening = config.factor, config.whitening
         pixels = 3 * config.factor**2
         if config.channels > pixels:
             raise XNeMoError(
@@ -128,7 +128,9 @@ class PatchCodec(Codec):
         self.mean.copy_(mean)
         self.basis.copy_(basis * sign)
         # A component without energy in the fitting images must not blow up rounding errors.
-        self.deviation.copy_(energy.flip(0)[: len(self.basis)].clamp(min=1e-6).sqrt())
+        deviation = energy.flip(0)[: len(self.basis)].clamp(min=1e-6).sqrt()
+        overall = deviation.square().mean().sqrt()
+        self.deviation.copy_(deviation**self.whitening * overall ** (1 - self.whitening))
 
     def _encode(self, images: Tensor) -> Tensor:
         if not self.basis.any():

@@ -26,6 +26,7 @@ class UNetConfig(Strict):
     heads: int = 8
     norm_groups: int = 32
     context_dim: int = 768  # width of the image token
+    token_places: bool = False  # tokens carry their place in the picture (xnemo/places.py); the release has none
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -60,6 +61,7 @@ class CodecConfig(Strict):
     factor: int = 8  # pixels per latent cell, each way
     channels: int = 4
     scaling: float = 0.18215
+    whitening: float = 1.0  # patches, conv: 1 gives every channel unit deviation, 0 leaves their natural proportions
     widths: tuple[int, ...] = (128, 256, 512, 512)  # VAEs only; "conv": one per halving, log2(factor) of them
     layers_per_block: int = 2  # VAEs only
 
@@ -71,6 +73,7 @@ class MotionEncoderConfig(Strict):
     image_size: int = 224
     f_mot: int = 512
     rts_hidden: int = 64
+    rts_gain: float = 1.0  # stretches f_rts away from (0, 0, 1) so that a short training notices it; 1 is released
     widths: tuple[int, ...] = (64, 128, 256)  # convolution stages
     maps: int = 68  # feature maps before the last convolution (landmark heat maps in FAN)
     attention_dim: int = 1024
@@ -147,38 +150,24 @@ class ModelConfig(Strict):
 
     @classmethod
     def small(cls) -> ModelConfig:
-        """64 px, no pretrained part: what the demo trains."""
+        """64 px, no pretrained part: what two CPU cores train. docs/small-recipe.md says why these numbers."""
         return cls(
             image_size=64,
-            codec=CodecConfig(kind="patches", factor=4, channels=48, scaling=1.0),
+            codec=CodecConfig(kind="conv", factor=8, channels=32, scaling=1.0, widths=(24, 48, 96), whitening=0.0),
             unet=UNetConfig(
-                in_channels=48,
-                channels=(64, 96, 128),
-                layers_per_block=1,
-                attention=(True, True, True),
-                heads=4,
-                norm_groups=8,
-                context_dim=32,
+                in_channels=32, channels=(64, 128), layers_per_block=1, attention=(True, True), heads=4,
+                norm_groups=8, context_dim=8, token_places=True,
             ),
+            motion_tokens=8,
+            motion_token_dim=48,
             motion_encoder=MotionEncoderConfig(
-                kind="small",
-                image_size=64,
-                widths=(24, 48, 96),
-                maps=8,
-                attention_dim=96,
-                attention_heads=4,
-                f_mot=128,
-                rts_hidden=16,
-                dropout=0.0,
+                kind="small", image_size=48, widths=(24, 48, 96), maps=8, attention_dim=96, attention_heads=4,
+                f_mot=128, rts_hidden=16, rts_gain=6.0, dropout=0.0,
             ),
             image_encoder=None,
             schedule=ScheduleConfig(prediction="sample"),
             gan=GanConfig(
-                image_size=64,
-                appearance="small",
-                appearance_dim=128,
-                base_size=4,
-                channels=(64, 64, 64, 48, 32),
-                discriminator_channels=(32, 64, 96, 128),
+                image_size=32, appearance="small", appearance_dim=96, base_size=4, channels=(48, 48, 32, 24),
+                discriminator_channels=(24, 48, 64),
             ),
-        )
+        )  # fmt: skip

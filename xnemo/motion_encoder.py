@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from xnemo.attention import Attention, InsertedBlock
 from xnemo.config import ModelConfig, MotionEncoderConfig
 
+REST = (0.0, 0.0, 1.0)  # f_rts of a head that stays where it is
+
 
 def sin_cos(positions: Tensor, dim: int) -> Tensor:
     """Positions [L] -> [L, dim]: first half sines, second half cosines, of frequencies 10000^(-2k/dim)."""
@@ -176,6 +178,7 @@ class MotionEncoder(nn.Module):
         width = config.motion_tokens * config.motion_token_dim
         self.model = FanTrunk(own) if own.kind == "fan" else SmallTrunk(own)
         self.latent_dropout = nn.Dropout(own.latent_dropout)
+        self.rts_gain = own.rts_gain
         self.bbox_proj = nn.Sequential(
             nn.Linear(3, own.rts_hidden), nn.ReLU(), nn.Dropout(0.0), nn.Linear(own.rts_hidden, own.rts_hidden)
         )
@@ -189,6 +192,8 @@ class MotionEncoder(nn.Module):
 
     def fuse(self, f_mot: Tensor, f_rts: Tensor) -> Tensor:
         """f_mot [N,D] with the placement f_rts [N,3] = (Δy, Δx, scale), the released order -> tokens [N,L,c]."""
+        if self.rts_gain != 1:
+            f_rts = self.rts_gain * (f_rts - f_rts.new_tensor(REST)) + f_rts.new_tensor(REST)
         fused = self.final_proj(torch.cat([f_mot, self.bbox_proj(f_rts)], dim=1))
         return fused.unflatten(1, self.pe.shape[1:]) + self.pe.to(fused)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xnemo.attention import Attention, KeysValues
 from xnemo.errors import XNeMoError
+from xnemo.places import place_table
 
 Bank = dict[str, Tensor]
 
@@ -49,8 +50,9 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """GroupNorm, 1x1 convolution in, one block, 1x1 convolution out, added to the input."""
 
-    def __init__(self, width: int, heads: int, groups: int, context_dim: int) -> None:
+    def __init__(self, width: int, heads: int, groups: int, context_dim: int, places: bool = False) -> None:
         super().__init__()
+        self.places = places
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = nn.Conv2d(width, width, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width, heads, context_dim)])
@@ -64,7 +66,8 @@ class SpatialTransformer(nn.Module):
 
     def tokens(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, HW, C], what the block takes in."""
-        return self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
+        tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
+        return tokens + place_table(x.shape[2], x.shape[3], x.shape[1]).to(tokens) if self.places else tokens
 
     def forward(self, x: Tensor, image: Tensor, reference: KeysValues | None = None) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W] -> (new x, own normalised tokens [N, HW, C], which a reference net stores)."""

@@ -45,7 +45,8 @@ class Level(nn.Module):
             for channels in ins
         )
         self.attentions = nn.ModuleList(
-            SpatialTransformer(width, config.heads, config.norm_groups, config.context_dim) for _ in range(transformers)
+            SpatialTransformer(width, config.heads, config.norm_groups, config.context_dim, config.token_places)
+            for _ in range(transformers)
         )
         # `name="op"` keeps diffusers from registering the one convolution twice
         down = [Downsample2D(width, use_conv=True, name="op")] if resample == "down" else []
