@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,8 +80,7 @@ def extract(config: MotionsConfig, on_clips: Callable[[int, int], None] | None =
     folder = models.locate(config.model)
     about = {"kind": KIND, **_model_facts(folder)}
     manifest.append(config.output, [], about)  # refuses an output of another model before any work
-    known = set(manifest.read(config.output)["unit"].to_pylist())
-    pieces = [piece for piece in _pieces(config) if piece["unit"] not in known]
+    pieces = _pieces(config, _covered(manifest.read(config.output)["unit"].to_pylist()))
     done, total, problems = 0, sum(piece["end"] - piece["start"] for piece in pieces), []
     for row in _encoded(pieces, folder, config):
         if "error" in row:
@@ -131,19 +130,38 @@ def _model_facts(folder: Path) -> dict[str, Any]:
     return {"model": digest, "features": features}
 
 
-def _pieces(config: MotionsConfig) -> list[dict[str, Any]]:
-    """Runs of at most `clips_per_shard` clips of one shard each: the units of work. `start` and `end` number the
-    clips of the whole data set, as `ClipReader` does."""
+def _covered(units: Sequence[str]) -> dict[str, set[int]]:
+    """What units `<sha256 of the clip shard>:<start>:<end>` hold: rows of each clip shard."""
+    rows: dict[str, set[int]] = {}
+    for unit in units:
+        digest, start, end = unit.split(":")
+        rows.setdefault(digest, set()).update(range(int(start), int(end)))
+    return rows
+
+
+def _pieces(config: MotionsConfig, covered: Mapping[str, set[int]]) -> list[dict[str, Any]]:
+    """Runs of at most `clips_per_shard` clips of one shard each that are not covered yet: the units of work.
+    `start` and `end` number the clips of the whole data set, as `ClipReader` does."""
     pieces: list[dict[str, Any]] = []
-    first, limit = 0, config.limit if config.limit is not None else 1 << 62
+    first, left = 0, config.limit if config.limit is not None else 1 << 62
     for shard in manifest.shards(config.dataset, config.split):
-        last = first + shard["rows"]
-        for start in range(first, min(last, limit), config.clips_per_shard):
-            end = min(start + config.clips_per_shard, last, limit)
-            pieces.append({"sha256": shard["sha256"], "split": shard["split"], "start": start, "end": end,
-                           "unit": f"{shard['sha256']}:{start - first}:{end - first}"})
-        first = last
+        rows = range(min(shard["rows"], left))
+        left -= len(rows)
+        for start, end in _runs([row for row in rows if row not in covered.get(shard["sha256"], ())],
+                                config.clips_per_shard):
+            pieces.append({"sha256": shard["sha256"], "split": shard["split"], "start": first + start,
+                           "end": first + end, "unit": f"{shard['sha256']}:{start}:{end}"})
+        first += shard["rows"]
     return pieces
+
+
+def _runs(rows: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as runs [start, end) without gaps of at most `longest`."""
+    start = 0
+    for at in range(1, len(rows) + 1):
+        if at == len(rows) or rows[at] != rows[at - 1] + 1 or at - start == longest:
+            yield rows[start], rows[at - 1] + 1
+            start = at
 
 
 def _encoded(pieces: Sequence[dict[str, Any]], folder: Path, config: MotionsConfig) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines import motions, shards
 from pipelines.motions import Encoder, MotionsConfig, decode_reduced, extract, motion_facts, read_motions, reduction
@@ -105,22 +107,36 @@ def test_a_reduced_frame_shows_the_same_picture(dataset: str) -> None:
 
 @pytest.mark.parametrize("limit", [None, 1, 3])
 def test_pieces_hold_every_clip_once_up_to_the_limit(dataset: str, model: Path, limit: int | None) -> None:
-    pieces = motions._pieces(config(dataset, model, limit=limit))
+    pieces = motions._pieces(config(dataset, model, limit=limit), {})
     covered = [index for piece in pieces for index in range(piece["start"], piece["end"])]
     assert covered == list(range(limit or 4))
     assert all(piece["end"] - piece["start"] <= 2 for piece in pieces)
 
 
 def test_pieces_keep_their_names_when_the_data_set_grows(dataset: str, model: Path) -> None:
-    before = {piece["unit"] for piece in motions._pieces(config(dataset, model))}
+    before = {piece["unit"] for piece in motions._pieces(config(dataset, model), {})}
     enter(dataset, [clip_row(seed, "train") for seed in (10, 11)])
-    after = {piece["unit"] for piece in motions._pieces(config(dataset, model))}
+    after = {piece["unit"] for piece in motions._pieces(config(dataset, model), {})}
     assert before < after
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(1, 9))
+def test_runs_hold_every_row_once(rows: set[int], longest: int) -> None:
+    runs = list(motions._runs(sorted(rows), longest))
+    assert [row for start, end in runs for row in range(start, end)] == sorted(rows)
+    assert all(0 < end - start <= longest for start, end in runs)
+
+
+def test_pieces_of_another_size_overlap_nothing_that_is_there(dataset: str, model: Path) -> None:
+    before = motions._pieces(config(dataset, model, limit=1, clips_per_shard=1), {})
+    covered = motions._covered([piece["unit"] for piece in before])
+    after = motions._pieces(config(dataset, model, clips_per_shard=3), covered)
+    assert sorted(i for p in before + after for i in range(p["start"], p["end"])) == [0, 1, 2, 3]
 
 
 def test_what_is_wrong_with_the_data_comes_back_as_a_sentence(dataset: str, model: Path) -> None:
     settings = config(dataset, model)
-    piece = {"piece": np.array([json.dumps(motions._pieces(settings)[0])])}
+    piece = {"piece": np.array([json.dumps(motions._pieces(settings, {})[0])])}
     shard = Path(dataset, manifest.shards(dataset)[0]["shard"])
     shard.write_bytes(shard.read_bytes()[:-9] + b"other end")
     error = json.loads(encoder(settings)(piece)["row"][0])["error"]
@@ -130,7 +146,7 @@ def test_what_is_wrong_with_the_data_comes_back_as_a_sentence(dataset: str, mode
 
 def test_an_encoder_of_another_data_version_stops(dataset: str, model: Path) -> None:
     settings = config(dataset, model)
-    piece = {"piece": np.array([json.dumps(motions._pieces(settings)[0])])}
+    piece = {"piece": np.array([json.dumps(motions._pieces(settings, {})[0])])}
     row = json.loads(Encoder(settings.model, settings, "other")(piece)["row"][0])
     assert "changed" in row["error"]
 
