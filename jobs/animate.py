@@ -14,14 +14,14 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str]) -> int:
     options = parser("animate", __doc__ or "", EXAMPLES)
-    options.add_argument("--model", required=True, help="a model folder, or models:/<name>@<alias>")
+    options.add_argument("--model", default="bundled", help="a folder, models:/<name>@<alias> (bundled)")
     options.add_argument("--portrait", required=True, type=Path, help="a picture with a face")
     source = options.add_mutually_exclusive_group(required=True)
     source.add_argument("--driving", type=Path, help="a video with a face")
     source.add_argument("--motion", type=Path, help="a motion file (.safetensors)")
     options.add_argument("-o", "--output", required=True, type=Path, help="the mp4 to write")
     options.add_argument("--steps", type=int, default=25, help="denoising steps (25)")
-    options.add_argument("--guidance-scale", type=float, default=3.5, help="s in ε_u + s(ε_c − ε_u) (3.5)")
+    options.add_argument("--guidance-scale", type=float, help="s in ε_u + s(ε_c − ε_u) (the model's own)")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--head-motion", choices=["relative", "still", "absolute"], default="relative")
     options.add_argument("--face", type=int, help="which face of the portrait; 0 is the largest")
@@ -35,9 +35,8 @@ def main(argv: Sequence[str]) -> int:
 
     from dataclasses import replace
 
-    import xnemo
     from jobs.progress import bars
-    from pipelines.models import device, locate
+    from pipelines.models import device, load, locate
     from xnemo.animation import animate
     from xnemo.tokens.motion_file import load_motion
 
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     folder = locate(arguments.model)
     driving = load_motion(arguments.motion) if arguments.motion else arguments.driving
     clip = animate(
-        xnemo.load(folder, device=chosen),
+        load(folder, chosen),
         arguments.portrait,
         driving,
         steps=arguments.steps,

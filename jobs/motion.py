@@ -86,9 +86,8 @@ def extract(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import replace
 
-    import xnemo
     from jobs.progress import bars
-    from pipelines.models import locate
+    from pipelines.models import load, locate
     from xnemo.animation import encode_driving
     from xnemo.prepare import prepare_driving
     from xnemo.tokens.motion_file import save_motion
@@ -102,7 +101,7 @@ def extract(arguments: argparse.Namespace) -> None:
         end=arguments.end,
         progress=progress,
     )
-    motion = encode_driving(xnemo.load(folder), driving, progress)
+    motion = encode_driving(load(folder), driving, progress)
     digest = json.loads((folder / "digests.json").read_text())["model.safetensors"]
     save_motion(replace(motion, model=digest), arguments.output)
 

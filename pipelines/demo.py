@@ -50,7 +50,6 @@ class DemoConfig(Config):
     """Length of the driving clip that is sent to the service."""
     extend_seconds: float = 4.0
     steps: int = 10
-    guidance_scale: float = 1.0
     evaluate_clips: int = 8
     port: int = 8000
 
@@ -76,7 +75,7 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
                        lambda: extend(config, folder, url), versions, flatten(config))  # fmt: skip
     report = jobs.step("evaluate", "measure motion transfer on unseen identities", folder / "report",
                        ["evaluate", "--model", f"models:/xnemo@{ALIAS}", f"clips={config.evaluate_clips}",
-                        f"steps={config.steps}", f"guidance_scale={config.guidance_scale}"], versions)  # fmt: skip
+                        f"steps={config.steps}"], versions)  # fmt: skip
     return {"url": url, "dashboard": head.dashboard, "model": trained["xnemo"]["folder"], "shards": shards["folder"],
             "report": f"{report['folder']}/artifacts/report.md", **shown, "longer": longer["video"]}  # fmt: skip
 
@@ -93,7 +92,7 @@ def train(jobs: Jobs, config: DemoConfig, folder: Path, shards: dict[str, Any]) 
     """The three stages, each from the one before, then the motion models on the codes of the result."""
     made: dict[str, Any] = shards
     for stage in STAGES:
-        start = ["--model", made["export"]] if "export" in made else []
+        start = ["--model", made["export"]] if made is not shards else []
         words = ["train", stage, "--config", f"{config.configs}/train-small-{stage}.yaml", *start]
         made = jobs.step(stage, f"Ray Train + DeepSpeed: stage {stage}", folder / "runs" / stage,
                          [*words, "--dataset", shards["folder"]], made)  # fmt: skip
@@ -172,7 +171,7 @@ def extend(config: DemoConfig, folder: Path, url: str) -> dict[str, Any]:
 
 
 def _options(config: DemoConfig) -> dict[str, Any]:
-    return {"steps": config.steps, "guidance_scale": config.guidance_scale, "label": "false"}
+    return {"steps": config.steps, "label": "false"}
 
 
 def _request_media(config: DemoConfig, folder: Path) -> tuple[Path, Path]:

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines import report
+from pipelines.models import load
 from pipelines.report import PARAMETERS
 from xnemo_platform.config import Config, flatten
 from xnemo_platform.errors import PlatformError
@@ -40,7 +41,8 @@ class EvaluateConfig(Config):
     frames: int = Field(default=40, ge=8)
     clip_size: int = 256
     steps: int = 10
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
+    """The model's own where it is not given."""
     head_motion: Literal["relative", "still"] = "relative"
     seed: int = 0
     workers: int = Field(default=2, ge=1)
@@ -60,7 +62,7 @@ def evaluate(config: EvaluateConfig, model_folder: Path) -> dict[str, dict[str, 
     key = _fingerprint(config, model_folder)
     heading = (
         f"{config.clips} drawn portraits, each driven by a drawn clip of another identity, {config.frames} frames; "
-        f"neither was in training. {config.steps} steps, guidance {config.guidance_scale}, head motion "
+        f"neither was in training. {config.steps} steps, guidance {config.guidance_scale or 'as the model has it'}, head motion "
         f"{config.head_motion}, model `{config.model}`."
     )
     with (
@@ -103,10 +105,8 @@ class _Animator:
     def __init__(self, model_folder: str, config: EvaluateConfig, key: str) -> None:
         import torch
 
-        import xnemo
-
         torch.set_num_threads(1)
-        self.model, self.config, self.key = xnemo.load(model_folder), config, key
+        self.model, self.config, self.key = load(model_folder), config, key
 
     def clip(self, index: int) -> dict[str, Any]:
         from xnemo.synthetic import clips, measure

@@ -1,15 +1,27 @@
 """From what a user writes after `--model` to a folder on this machine, and from `--device` to a device."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import xnemo
 from xnemo_platform.errors import PlatformError
 
+if TYPE_CHECKING:
+    from xnemo.model import XNeMo
+
+BUNDLED = Path(xnemo.__file__).parent / "bundled"
+"""The model that comes with the code: 64 px, trained on drawn heads (docs/bundled.md)."""
 ALIAS = re.compile(r"^models:/(?P<name>[^@/]+)@(?P<alias>[^@/]+)$")
 
 
 def locate(model: str) -> Path:
-    """The folder of a model named by path or by `models:/<name>@<alias>` (MLflow registry, digests checked)."""
+    """The folder of a model named by path, by `models:/<name>@<alias>` (MLflow registry, digests checked), or
+    `bundled`."""
+    if model == "bundled":
+        return BUNDLED
     match = ALIAS.match(model)
     if match:
         from xnemo_platform.registry import resolve
@@ -38,3 +50,10 @@ def device(name: str) -> str:
         return str(torch.device(name))
     except RuntimeError:
         raise PlatformError(f"--device {name}: no such device; write cpu, cuda or auto.") from None
+
+
+def load(folder: str | Path, where: str = "cpu") -> XNeMo:
+    """The model for computing on that device: a CPU has no fast arithmetic in half precision, so there it is fp32."""
+    import torch
+
+    return xnemo.load(folder, device=where, dtype=torch.float32 if where == "cpu" else None)

@@ -198,12 +198,11 @@ class Encoder:
         import cv2
         import torch
 
-        import xnemo
 
         cv2.setNumThreads(1)
         if not self.config.gpus:
             torch.set_num_threads(1)
-        return xnemo.load(self.folder, device="cuda" if self.config.gpus else "cpu")
+        return models.load(self.folder, "cuda" if self.config.gpus else "cpu")
 
     @cached_property
     def reader(self) -> ClipReader:

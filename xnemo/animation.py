@@ -47,7 +47,7 @@ def animate(
     driving: str | Path | Motion,
     *,
     steps: int = 25,
-    guidance_scale: float = 3.5,
+    guidance_scale: float | None = None,
     seed: int = 0,
     head_motion: HeadMotion = "relative",
     face: int | None = None,
@@ -60,14 +60,15 @@ def animate(
     """Let the portrait do what the driving video's (largest) face does.
 
     portrait: a picture file, its bytes, or uint8 RGB [H,W,3]. driving: a video file, or a motion extracted before.
-    guidance_scale: s in ε_u + s (ε_c - ε_u); the paper's w is s - 1. head_motion: "relative" follows the driver's
-    head from where it is in his first frame, "still" leaves the head where the portrait has it (released behaviour),
-    "absolute" puts it where the driver has it, for a portrait that is a frame of the same video. face: which face of
+    guidance_scale: s in ε_u + s (ε_c - ε_u), by default the model's own; the paper's w is s - 1.
+    head_motion: "relative" follows the driver's head from where it is in his first frame, "still" leaves the head where
+    the portrait has it (released behaviour), "absolute" puts it where the driver has it, for a portrait that is a frame of the same video. face: which face of
     the portrait, 0 the largest. start, end: seconds of the driving video. The result has the driver's frame rate and
     sound. Raises XNeMoError, before any network runs, for a portrait or a video without a usable face.
     """
     from xnemo.animate import sample
 
+    guidance_scale = model.config.guidance_scale if guidance_scale is None else guidance_scale
     check_options(model.config, steps, guidance_scale)
     detector = detector or default_detector()
     who = prepare_portrait(portrait, model.config, detector, face)
@@ -146,7 +147,9 @@ def noise(model: XNeMo, frames: int, seed: int) -> Tensor:
     """Standard normal noise [1,C,F,h,w], the same on every device."""
     side, channels = model.config.latent_size, model.config.codec.channels
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(frames, channels, side, side, generator=generator)  # frame by frame: a longer clip begins alike
+    count = 1 if model.config.shared_noise else frames
+    drawn = torch.randn(count, channels, side, side, generator=generator)  # frame by frame: a longer clip begins alike
+    drawn = drawn.expand(frames, -1, -1, -1)
     return drawn.transpose(0, 1)[None].to(_like(model))
 
 

@@ -123,6 +123,8 @@ class ModelConfig(Strict):
     motion_encoder: MotionEncoderConfig = MotionEncoderConfig()
     image_encoder: ImageEncoderConfig | None = ImageEncoderConfig()  # None: the context token is zero
     schedule: ScheduleConfig = ScheduleConfig()
+    guidance_scale: float = 3.5  # what sampling uses unless told otherwise (paper, appendix A)
+    shared_noise: bool = False  # all frames of a clip start from one noise; the release draws one for each
     gan: GanConfig = Field(default=GanConfig())
 
     @model_validator(mode="after")
@@ -166,6 +168,8 @@ class ModelConfig(Strict):
             ),
             image_encoder=None,
             schedule=ScheduleConfig(prediction="sample"),
+            guidance_scale=1.0,
+            shared_noise=True,
             gan=GanConfig(
                 image_size=32, appearance="small", appearance_dim=96, base_size=4, channels=(48, 48, 32, 24),
                 discriminator_channels=(24, 48, 64),

@@ -29,6 +29,6 @@ def align(model: XNeMo) -> None:
 def _align(transformer: SpatialTransformer) -> None:
     attention = transformer.block.attn1
     nn.init.orthogonal_(attention.to_v.weight)
-    attention.to_out[0].weight.copy_(attention.to_v.weight.T)
+    attention.to_out.get_parameter("0.weight").copy_(attention.to_v.weight.T)
     attention.to_q.weight.mul_(SHARPNESS)
     attention.to_k.weight.copy_(attention.to_q.weight)

@@ -78,8 +78,9 @@ class AnimationOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=25, ge=1, le=999, description="Denoising steps.", examples=[25])
-    guidance_scale: float = Field(default=3.5, ge=0, le=30, allow_inf_nan=False,
-                                  description="s in ε_u + s (ε_c − ε_u); 1 switches guidance off.")  # fmt: skip
+    guidance_scale: float | None = Field(
+        default=None, ge=0, le=30, allow_inf_nan=False,
+        description="s in ε_u + s (ε_c − ε_u); 1 switches guidance off. Without it the model's own.")  # fmt: skip
     seed: int = Field(default=0, ge=0, lt=2**63)
     head_motion: Literal["relative", "still"] = Field(
         default="relative", description="Follow the driver's head, or leave the head where the portrait has it.")

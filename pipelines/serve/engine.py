@@ -231,8 +231,9 @@ class Engine:
         tokens = motion_tokens(self.loaded.model, work.motion)
         first = noise(self.loaded.model, len(work.motion), options.seed)
         work.at(PREPARED)
-        work.request = self.scheduler.prepare(
-            work.job.id, reference, tokens, first, options.steps, options.guidance_scale)
+        own = self.loaded.model.config.guidance_scale
+        scale = own if options.guidance_scale is None else options.guidance_scale
+        work.request = self.scheduler.prepare(work.job.id, reference, tokens, first, options.steps, scale)
         work.job = self.store.update(work.job, lease_s=LEASE_S, state="running", stage="denoising", progress=PREPARED)
         self._joining.put(work)
         self._wake.set()

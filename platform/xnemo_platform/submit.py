@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: submit, follow, stop; and a cluster of this machine's own to submit to.
+"""Jobs on a Ray cluster: submit, follow, stop. A cluster of this machine's own to submit to is in cluster.py.
 
 A job is one of this project's modules with its arguments. To a cluster on this machine nothing is copied: the
 job runs this very checkout. To any other, the code (and config files named in the arguments) travel with the
@@ -13,9 +13,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -145,56 +142,6 @@ def is_local(address: str) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def local_cluster(cpus: int = 6, object_store_bytes: int = 10**9) -> Iterator[str]:
-    """A Ray head of our own with a job server on free ports of the loopback; yields its address.
-
-    `cpus` are logical: more than there are cores, or stages that wait for each other's CPU stand still. On exit
-    exactly this cluster is ended.
-    """
-    temporary = tempfile.mkdtemp(prefix="xnemo-ray-", dir="/tmp")  # short: sockets below it allow 107 characters
-    head_port, dashboard, *others = _free_ports(7)
-    names = (
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "runtime-env-agent-port",
-        "metrics-export-port",
-        "ray-client-server-port",
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--head",
-        "--block",
-        "--disable-usage-stats",
-        "--node-ip-address=127.0.0.1",
-        "--dashboard-host=127.0.0.1",
-        f"--port={head_port}",
-        f"--dashboard-port={dashboard}",
-        "--include-dashboard=true",
-        f"--num-cpus={cpus}",
-        f"--object-store-memory={object_store_bytes}",
-        f"--temp-dir={temporary}",
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        *(f"--{name}={port}" for name, port in zip(names, others, strict=True)),
-    ]
-    env = {"RAY_AUTH_MODE": "disabled", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # for the client here
-    log = Path(temporary, "head.log")
-    with log.open("wb") as output:
-        head = subprocess.Popen(command, env=env | os.environ, stdout=output, stderr=output, start_new_session=True)
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        _when_ready(lambda: _client(address), alive=lambda: head.poll() is None, log=log)
-        yield address
-    finally:
-        _end(head)
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _client(address: str) -> Any:
     """A job client. Speaks with the token of this user where there is one and nothing else was said."""
     places = (os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH"))
@@ -225,18 +172,14 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
-def _when_ready(action: Callable[[], Any], alive: Callable[[], bool] = lambda: True, log: Path | None = None) -> Any:
+def _when_ready(action: Callable[[], Any]) -> Any:
     """Do it as soon as a starting cluster lets us; the cause in one sentence if it does not in time."""
     deadline = time.monotonic() + START_WITHIN_S
     while True:
         try:
             return action()
         except (PlatformError, RuntimeError, ConnectionError) as error:
-            if not alive():
-                last = log.read_text(errors="replace").strip().splitlines()[-1:] if log else []
-                raise PlatformError(f"the local Ray cluster did not start: {''.join(last)}") from error
-            starting = "No available agent" in str(error) or (log is not None)
-            if not starting or time.monotonic() > deadline:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise PlatformError(_reason(error)) from error
         time.sleep(0.3)
 
@@ -295,24 +238,3 @@ def _carried(argument: str, folder: Path) -> str:
     target.parent.mkdir(exist_ok=True)
     shutil.copy(path, target)
     return str(target.relative_to(folder))
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def _end(head: subprocess.Popen[bytes]) -> None:
-    """End the head and everything in its session."""
-    head.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(15)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(head.pid, signal.SIGKILL)
-    head.wait()

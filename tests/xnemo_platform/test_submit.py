@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xnemo_platform import submit
+from xnemo_platform import cluster, submit
 from xnemo_platform.errors import PlatformError
 
 
@@ -76,7 +76,9 @@ def test_only_the_loopback_is_this_machine(address, local):
 
 @pytest.mark.slow
 def test_the_life_of_jobs_on_a_cluster_of_our_own(tmp_path):
-    with submit.local_cluster(cpus=2) as address:
+    with cluster.local_cluster(tmp_path, cpus=2) as head:
+        address = head.dashboard
+        assert cluster.start(tmp_path, cpus=2) == head, "a second start finds the first"
         lines: list[str] = []
         submit.submit(["jobs.cli", "--help"], "good", address, metadata={"run": "r"})
         job = submit.follow("good", address, lines.append)
@@ -99,3 +101,5 @@ def test_the_life_of_jobs_on_a_cluster_of_our_own(tmp_path):
             submit.stop("nobody", address)
     with pytest.raises(PlatformError, match="no Ray job server answers"):
         submit.jobs(address)
+    assert cluster.running(tmp_path) is None
+    assert not cluster.stop(tmp_path), "there is nothing left to stop"
