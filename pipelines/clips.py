@@ -88,7 +88,7 @@ def extract(path: str, info: dict[str, Any], start: float, end: float, config: C
 
 def _windows(batches: Iterator[np.ndarray], total: float, longest: int) -> Iterator[list[np.ndarray]]:
     """The frames in even windows of at most `longest`: as many as are held in memory at once."""
-    size = math.ceil(total / math.ceil(total / longest))
+    size = max(1, math.ceil(total / max(1, math.ceil(total / longest))))
     held: list[np.ndarray] = []
     for batch in batches:
         held.extend(batch)

@@ -221,6 +221,12 @@ def test_an_output_that_cannot_be_written_stops_the_run(tmp_path: Path, good: Pa
     assert "cannot be written" in answer["error"]
 
 
+@pytest.mark.parametrize("start", [1.6, 50.0])
+def test_a_span_beyond_the_end_is_quarantined(tmp_path: Path, good: Path, start: float) -> None:
+    record = Ingest(config(tmp_path), "v1").ingest("u", fingerprinted([Source(str(good), "x", start_s=start)]))
+    assert [(row["stage"], row["code"]) for row in record["quarantine"]] == [("decode", "no_frames")]
+
+
 def test_splits_follow_the_identity_and_the_shares() -> None:
     names = [f"person {k}" for k in range(4000)]
     splits = [split_of("d", name, 0.1, 0.05) for name in names]
