@@ -19,11 +19,10 @@ SHARPNESS = 3.0  # of the first attention maps: queries and keys start as this m
 def align(model: XNeMo) -> None:
     """Fresh weights with which every token first attends to what resembles it in content and place, and copies it:
     equal reference net and denoiser, equal queries and keys, orthogonal values undone by the output layer."""
+    for _, transformer in model.denoiser.transformers():
+        _align(transformer)
     shared = model.denoiser.state_dict()
     model.reference_net.load_state_dict({name: shared[name].clone() for name in model.reference_net.state_dict()})
-    for network in (model.denoiser, model.reference_net):
-        for _, transformer in network.transformers():
-            _align(transformer)
 
 
 def _align(transformer: SpatialTransformer) -> None:

@@ -162,3 +162,16 @@ def test_the_convolutional_codec_fits_alike_for_the_same_seed() -> None:
 def test_the_convolutional_codec_needs_a_width_per_halving() -> None:
     with pytest.raises(XNeMoError, match=r"codec\.widths"):
         conv(widths=(16,))
+
+
+def test_without_whitening_channels_keep_their_natural_proportions():
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)).cumsum(-1) / 8 - 1
+    codecs = {w: PatchCodec(CodecConfig(kind="patches", factor=4, channels=12, whitening=w)) for w in (0.0, 1.0)}
+    spread = {}
+    for whitening, codec in codecs.items():
+        codec.fit(images)
+        spread[whitening] = codec.encode(images).std(dim=(0, 2, 3))
+        assert codec.decode(codec.encode(images)).sub(images).square().mean() < 0.05
+    assert spread[1.0].max() / spread[1.0].min() < 1.1
+    assert spread[0.0].max() / spread[0.0].min() > 2
+    assert 0.8 < spread[0.0].square().mean() < 1.2
