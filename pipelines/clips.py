@@ -61,8 +61,9 @@ def examine(path: str, limits: Limits) -> dict[str, Any]:
     return vars(video.probe(path, limits))
 
 
-def extract(path: str, info: dict[str, Any], start: float, end: float, config: ClipConfig,
-            limits: Limits) -> dict[str, Any]:
+def extract(
+    path: str, info: dict[str, Any], start: float, end: float, config: ClipConfig, limits: Limits
+) -> dict[str, Any]:
     """Clips of the frames in [start, end) seconds: {"clips": [...], "dropped": {reason: frames}, "frames": n}.
 
     A clip is a dict of the columns this module knows: span, boxes, crop_box, frames, quality, ... Raises
@@ -74,8 +75,9 @@ def extract(path: str, info: dict[str, Any], start: float, end: float, config: C
         video.check(path, start, end, limits)
     dropped: Counter[str] = Counter()
     clips, done = [], 0
-    batches = video.stream_frames(path, fps=config.fps, max_side=config.max_side, start=start, end=end,
-                                  limits=limits, info=header)
+    batches = video.stream_frames(
+        path, fps=config.fps, max_side=config.max_side, start=start, end=end, limits=limits, info=header
+    )
     for frames in _windows(batches, (end - start) * config.fps, 2 * config.max_frames):
         for clip in _clips_of(frames, header.width / frames[0].shape[1], config, dropped):
             begin = start + (done + clip["first"]) / config.fps
@@ -99,8 +101,9 @@ def _windows(batches: Iterator[np.ndarray], total: float, longest: int) -> Itera
         yield held
 
 
-def _clips_of(frames: list[np.ndarray], scale: float, config: ClipConfig,
-              dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+def _clips_of(
+    frames: list[np.ndarray], scale: float, config: ClipConfig, dropped: Counter[str]
+) -> Iterator[dict[str, Any]]:
     """Clips of consecutive frames. scale: source pixels per pixel of these frames."""
     finder = _detector(config.detector)
     found = [finder.detect(frame, quick=True) for frame in frames]
@@ -127,7 +130,7 @@ def shot_starts(frames: list[np.ndarray], threshold: float) -> set[int]:
     change = np.array([0.0] + [float(np.abs(b - a).mean()) for a, b in pairwise(small)])
     starts = {0}
     for at in np.flatnonzero(change > threshold):
-        around = np.concatenate([change[max(1, at - 2):at], change[at + 1:at + 3]])
+        around = np.concatenate([change[max(1, at - 2) : at], change[at + 1 : at + 3]])
         if len(around) == 0 or change[at] > 3 * around.mean():
             starts.add(int(at))
     return starts
@@ -140,8 +143,10 @@ def _reject(frames: list[np.ndarray], track: Track, finder: faces.FaceDetector, 
     if config.min_sharpness and _sharpness(frames, track) < config.min_sharpness:
         return "blurred"
     looks = [0, len(track.boxes) // 2, len(track.boxes) - 1]
-    seen = [any(tracks.iou(track.boxes[at], np.array(face.box)) > 0.3
-                for face in finder.detect(frames[track.first + at])) for at in looks]
+    seen = [
+        any(tracks.iou(track.boxes[at], np.array(face.box)) > 0.3 for face in finder.detect(frames[track.first + at]))
+        for at in looks
+    ]
     return "not_a_face" if sum(seen) < 2 else None
 
 
@@ -161,16 +166,22 @@ def _clip(frames: list[np.ndarray], track: Track, scale: float, config: ClipConf
     side = max(1.0, right - left)
     window = np.array([left, top, left + side, top + side])
     boxes = (track.boxes - np.tile(window[:2], 2)) * (config.size / side)
-    pictures = [images.encode_jpeg(cut(frames[track.first + at], window, config.size), config.jpeg_quality)
-                for at in range(len(boxes))]
+    pictures = [
+        images.encode_jpeg(cut(frames[track.first + at], window, config.size), config.jpeg_quality)
+        for at in range(len(boxes))
+    ]
     return {
         "first": track.first,
         "face": track.number,
         "crop_box": (window * scale).tolist(),
         "face_boxes": boxes.astype(np.float32),
         "frames": pictures,
-        "quality": {"detection_rate": track.detection_rate, "sharpness": _sharpness(frames, track),
-                    "min_face_px": float(tracks.sides(track.boxes).min() * scale), "max_jump": track.max_jump},
+        "quality": {
+            "detection_rate": track.detection_rate,
+            "sharpness": _sharpness(frames, track),
+            "min_face_px": float(tracks.sides(track.boxes).min() * scale),
+            "max_jump": track.max_jump,
+        },
     }
 
 
@@ -178,11 +189,11 @@ def cut(frame: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
     """The part of uint8 [H, W, 3] inside a box (rounded to whole pixels), black outside, as [size, size, 3]."""
     left, top, right, bottom = (round(float(value)) for value in window)
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    inside = frame[max(0, top):max(0, bottom), max(0, left):max(0, right)]
+    inside = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
     if inside.shape[0] < bottom - top or inside.shape[1] < right - left:
         above, before = max(0, -top), max(0, -left)
         padded = np.zeros((bottom - top, right - left, 3), np.uint8)
-        padded[above:above + inside.shape[0], before:before + inside.shape[1]] = inside
+        padded[above : above + inside.shape[0], before : before + inside.shape[1]] = inside
         inside = padded
     return images.resize(inside, size, size)
 

@@ -32,7 +32,7 @@ STAGES = ("appearance", "motion", "temporal")
 TOTAL = 13
 PORTRAIT_SEED, DRIVER_SEED = UNSEEN + 7, UNSEEN + 8  # neither is ever trained on
 Array = NDArray[np.uint8]
-INGEST = ("clips.min_face_px=40", "clips.min_frames=16")  # the drawn clips are small and short
+INGEST = ("clips.min_face_px=40", "clips.min_frames=16", "clips.check_damage=false")  # drawn here: small, short, whole
 
 
 class DemoConfig(Config):

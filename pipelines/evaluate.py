@@ -62,8 +62,8 @@ def evaluate(config: EvaluateConfig, model_folder: Path) -> dict[str, dict[str, 
     key = _fingerprint(config, model_folder)
     heading = (
         f"{config.clips} drawn portraits, each driven by a drawn clip of another identity, {config.frames} frames; "
-        f"neither was in training. {config.steps} steps, guidance {config.guidance_scale or 'as the model has it'}, head motion "
-        f"{config.head_motion}, model `{config.model}`."
+        f"neither was in training. {config.steps} steps, guidance {config.guidance_scale or 'as the model has it'}, "
+        f"head motion {config.head_motion}, model `{config.model}`."
     )
     with (
         Drain(output, f"evaluate-{key}", tracker, flatten(config), {"model": str(model_folder)}),

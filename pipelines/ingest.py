@@ -51,8 +51,14 @@ class Ingest:
         self.frames = 0
         rows = (row for source in group for row in self._rows(source))
         published = shards.write(self.config.output, rows, self.config.shard_mb << 20)
-        return {"unit": unit, "sources": [source.fingerprint for source in group], "shards": published,
-                "quarantine": self.rejected, "dropped": dict(self.dropped), "frames": self.frames}
+        return {
+            "unit": unit,
+            "sources": [source.fingerprint for source in group],
+            "shards": published,
+            "quarantine": self.rejected,
+            "dropped": dict(self.dropped),
+            "frames": self.frames,
+        }
 
     def _rows(self, source: Source) -> Iterator[dict[str, Any]]:
         """Rows of schema.CLIP for one video. A video that cannot be used becomes a quarantine row."""
@@ -75,8 +81,15 @@ class Ingest:
         if not found and not failed:
             reasons = (self.dropped - before).most_common()
             said = ", ".join(f"{reason}: {count} frames" for reason, count in reasons)
-            self.rejected.append(plan.rejection(source, "filter", reasons[0][0] if reasons else "empty",
-                                                f"no clip passed the filters ({said})", digest))
+            self.rejected.append(
+                plan.rejection(
+                    source,
+                    "filter",
+                    reasons[0][0] if reasons else "empty",
+                    f"no clip passed the filters ({said})",
+                    digest,
+                )
+            )
 
     def _parts(self, source: Source, path: str, digest: str) -> Iterator[dict[str, Any]]:
         """What `clips.extract` found, part by part: a part is short, so that time and memory are bounded."""
@@ -85,8 +98,15 @@ class Ingest:
             return
         config = self.config.clips
         if info["fps"] < config.min_source_fps:
-            self.rejected.append(plan.rejection(source, "probe", "low_fps", f"{info['fps']:.1f} frames per second, "
-                                                f"fewer than {config.min_source_fps}", digest))
+            self.rejected.append(
+                plan.rejection(
+                    source,
+                    "probe",
+                    "low_fps",
+                    f"{info['fps']:.1f} frames per second, fewer than {config.min_source_fps}",
+                    digest,
+                )
+            )
             return
         end = min(info["duration"], source.end_s or math.inf)
         count = max(1, math.ceil((end - source.start_s) / self.config.part_s))
@@ -137,12 +157,16 @@ class Ingest:
 def limits(config: "IngestConfig") -> Limits:
     """What a video may ask for: the usual limits, those on length as configured."""
     times = config.max_minutes * 60 / LIMITS.seconds
-    return replace(LIMITS, seconds=LIMITS.seconds * times, frames=round(LIMITS.frames * times),
-                   total_pixels=round(LIMITS.total_pixels * times))
+    return replace(
+        LIMITS,
+        seconds=LIMITS.seconds * times,
+        frames=round(LIMITS.frames * times),
+        total_pixels=round(LIMITS.total_pixels * times),
+    )
 
 
 def split_of(dataset: str, identity: str, val_share: float, test_share: float) -> str:
-    """"train", "val" or "test" by a hash of who is seen: no identity is in two, and added data moves nothing."""
+    """ "train", "val" or "test" by a hash of who is seen: no identity is in two, and added data moves nothing."""
     digest = hashlib.sha256(f"{dataset}/{identity}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     return "val" if place < val_share else "test" if place < val_share + test_share else "train"

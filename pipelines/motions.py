@@ -96,8 +96,15 @@ def extract(config: MotionsConfig, on_clips: Callable[[int, int], None] | None =
     if not shards:
         raise PlatformError(f"{config.dataset} holds no clip of split {config.split!r}: nothing to extract")
     clips = list(read_motions(config.output))
-    return {"output": config.output, "model": about["model"], "features": about["features"], "clips": len(clips),
-            "frames": sum(len(clip.f_mot) for clip in clips), "shards": len(shards), "new_shards": len(pieces)}
+    return {
+        "output": config.output,
+        "model": about["model"],
+        "features": about["features"],
+        "clips": len(clips),
+        "frames": sum(len(clip.f_mot) for clip in clips),
+        "shards": len(shards),
+        "new_shards": len(pieces),
+    }
 
 
 def motion_facts(uri: str) -> dict[str, Any]:
@@ -116,9 +123,15 @@ def read_motions(uri: str, split: str | None = None) -> Iterator[ClipMotion]:
         for clip in table.to_pylist():
             frames = clip["n_frames"]
             yield ClipMotion(
-                clip["clip_id"], clip["identity"], clip["split"], clip["emotion"] or "", clip["intensity"] or 0,
-                clip["fps"], np.frombuffer(clip["f_mot"], "<f4").reshape(frames, -1).copy(),
-                np.frombuffer(clip["f_rts"], "<f4").reshape(frames, 3).copy())
+                clip["clip_id"],
+                clip["identity"],
+                clip["split"],
+                clip["emotion"] or "",
+                clip["intensity"] or 0,
+                clip["fps"],
+                np.frombuffer(clip["f_mot"], "<f4").reshape(frames, -1).copy(),
+                np.frombuffer(clip["f_rts"], "<f4").reshape(frames, 3).copy(),
+            )
 
 
 def _model_facts(folder: Path) -> dict[str, Any]:
@@ -147,10 +160,18 @@ def _pieces(config: MotionsConfig, covered: Mapping[str, set[int]]) -> list[dict
     for shard in manifest.shards(config.dataset, config.split):
         rows = range(min(shard["rows"], left))
         left -= len(rows)
-        for start, end in _runs([row for row in rows if row not in covered.get(shard["sha256"], ())],
-                                config.clips_per_shard):
-            pieces.append({"sha256": shard["sha256"], "split": shard["split"], "start": first + start,
-                           "end": first + end, "unit": f"{shard['sha256']}:{start}:{end}"})
+        for start, end in _runs(
+            [row for row in rows if row not in covered.get(shard["sha256"], ())], config.clips_per_shard
+        ):
+            pieces.append(
+                {
+                    "sha256": shard["sha256"],
+                    "split": shard["split"],
+                    "start": first + start,
+                    "end": first + end,
+                    "unit": f"{shard['sha256']}:{start}:{end}",
+                }
+            )
         first += shard["rows"]
     return pieces
 
@@ -178,8 +199,15 @@ def _encoded(pieces: Sequence[dict[str, Any]], folder: Path, config: MotionsConf
     with warnings.catch_warnings():  # Ray 2.64 will name these two; without them a dying actor is retried for ever
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         data = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
-            Encoder, fn_constructor_args=(str(folder), config, _version(config)), batch_size=1, compute=actors,
-            num_cpus=config.cpus, num_gpus=config.gpus, max_restarts=2, max_task_retries=2)
+            Encoder,
+            fn_constructor_args=(str(folder), config, _version(config)),
+            batch_size=1,
+            compute=actors,
+            num_cpus=config.cpus,
+            num_gpus=config.gpus,
+            max_restarts=2,
+            max_task_retries=2,
+        )
     for row in data.iter_rows():
         yield json.loads(row["row"])
 
@@ -197,7 +225,6 @@ class Encoder:
     def model(self) -> "XNeMo":
         import cv2
         import torch
-
 
         cv2.setNumThreads(1)
         if not self.config.gpus:
@@ -235,7 +262,9 @@ class Encoder:
         boxes = crops.smooth_boxes(clip.boxes)
         relative = crops.clamp_f_rts(crops.f_rts(boxes, boxes[:1]))
         batch = self.config.batch
-        codes = [self._codes(clip.frames[at:at + batch], boxes[at:at + batch]) for at in range(0, len(boxes), batch)]
+        codes = [
+            self._codes(clip.frames[at : at + batch], boxes[at : at + batch]) for at in range(0, len(boxes), batch)
+        ]
         f_mot = np.concatenate(codes)
         if not np.isfinite(f_mot).all():
             raise PlatformError(f"clip {clip.facts['clip_id']}: the motion encoder gave NaN; its weights are damaged")
@@ -261,8 +290,15 @@ class Encoder:
         digest = hashlib.sha256(data).hexdigest()
         name = f"shards/{piece['split']}-{digest[:24]}.parquet"
         storage.publish_bytes(storage.join(self.config.output, name), data)
-        return {"shard": name, "split": piece["split"], "rows": piece["end"] - piece["start"], "bytes": len(data),
-                "sha256": digest, "unit": piece["unit"], "sources": [piece["sha256"]]}
+        return {
+            "shard": name,
+            "split": piece["split"],
+            "rows": piece["end"] - piece["start"],
+            "bytes": len(data),
+            "sha256": digest,
+            "unit": piece["unit"],
+            "sources": [piece["sha256"]],
+        }
 
 
 def reduction(side: float, size: int) -> int:
@@ -274,8 +310,12 @@ def decode_reduced(data: bytes, factor: int) -> np.ndarray:
     """An encoded frame as uint8 RGB at 1/factor of its size: a JPEG's high frequencies are not even computed."""
     import cv2
 
-    flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-            8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
+    flag = {
+        1: cv2.IMREAD_COLOR,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    }[factor]
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if image is None:
         raise PlatformError("a frame cannot be decoded: ingest its data set again")

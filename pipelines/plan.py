@@ -59,8 +59,7 @@ def make(reader: str, source: str, output: str, limit: int | None, per_unit: int
                 del pending[name]
     left = list(pending.values())
     size = max(1, min(per_unit, len(unique) // _MIN_UNITS))
-    units = {unit_name(group, version): group for group in
-             (left[at:at + size] for at in range(0, len(left), size))}
+    units = {unit_name(group, version): group for group in (left[at : at + size] for at in range(0, len(left), size))}
     return Plan(units, records, duplicates, len(unique.keys() & known))
 
 
@@ -69,11 +68,19 @@ def unit_name(group: list[Source], version: str) -> str:
     return hashlib.sha256("\n".join([version, *(item.fingerprint for item in group)]).encode()).hexdigest()[:24]
 
 
-def rejection(source: Source, stage: str, code: str, message: str, sha256: str = "",
-              attempts: int = 1) -> dict[str, Any]:
+def rejection(
+    source: Source, stage: str, code: str, message: str, sha256: str = "", attempts: int = 1
+) -> dict[str, Any]:
     """A quarantine row."""
-    return {"source_uri": source.uri, "fingerprint": source.fingerprint, "sha256": sha256, "stage": stage,
-            "code": code, "message": message[:500], "attempts": attempts}
+    return {
+        "source_uri": source.uri,
+        "fingerprint": source.fingerprint,
+        "sha256": sha256,
+        "stage": stage,
+        "code": code,
+        "message": message[:500],
+        "attempts": attempts,
+    }
 
 
 def encode(unit: str, group: list[Source]) -> str:

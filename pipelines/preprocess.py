@@ -82,11 +82,18 @@ def run(config: IngestConfig, progress: Progress | None = None) -> dict[str, Any
     version = check_output(config, about)
     work = plan.make(config.reader, config.source, config.output, config.limit, config.inputs_per_unit, version)
     if not work.units and not work.records:
-        return {**_known_summary(config.output), "new_clips": 0, "frames_per_s": 0.0,
-                "seconds": time.monotonic() - began}
+        return {
+            **_known_summary(config.output),
+            "new_clips": 0,
+            "frames_per_s": 0.0,
+            "seconds": time.monotonic() - began,
+        }
     clips.check_detector(config.clips)
-    with storage.lock(storage.join(config.output, ".ingest.lock"), wait_s=0, busy="another ingestion is writing "
-                      "this data set; wait for it or choose another output"):
+    with storage.lock(
+        storage.join(config.output, ".ingest.lock"),
+        wait_s=0,
+        busy="another ingestion is writing this data set; wait for it or choose another output",
+    ):
         records = list(work.records)
         for record in _ingested(config, version, work):
             records.append(record)
@@ -94,7 +101,7 @@ def run(config: IngestConfig, progress: Progress | None = None) -> dict[str, Any
             _check_quarantine(config, records, work)
         summary = publish(config, about, records, work)
     seconds = time.monotonic() - began
-    frames = sum(record["frames"] for record in records[len(work.records):])
+    frames = sum(record["frames"] for record in records[len(work.records) :])
     new = sum(shard["rows"] for record in records for shard in record["shards"])
     return {**summary, "new_clips": new, "seconds": seconds, "frames_per_s": frames / seconds}
 
@@ -108,22 +115,37 @@ def estimate(config: IngestConfig) -> dict[str, Any]:
     todo = [source for group in work.units.values() for source in group]
     sample = todo[:: max(1, len(todo) // 20)][:20]
     with Sandbox() as box:
-        found = [box.call(clips.examine, storage.filesystem(source.uri)[1], ingest.limits(config))
-                 for source in sample if storage.is_local(source.uri)]
+        found = [
+            box.call(clips.examine, storage.filesystem(source.uri)[1], ingest.limits(config))
+            for source in sample
+            if storage.is_local(source.uri)
+        ]
     lengths = [outcome.value["duration"] for outcome in found if outcome.kind == "ok"]
     frames = round(sum(lengths) / max(1, len(lengths)) * config.clips.fps * len(todo))
     pixels = (config.clips.size / 512) ** 2
-    return {"inputs": len(todo), "known": work.known, "units": len(work.units), "finished_units": len(work.records),
-            "duplicates": len(work.duplicates), "unreadable_in_sample": len(found) - len(lengths),
-            "frames": frames, "bytes": round(frames * 45_000 * pixels),  # measured: q95, talking heads
-            "seconds": round(frames / (100 * min(config.workers, os.cpu_count() or 1)))}
+    return {
+        "inputs": len(todo),
+        "known": work.known,
+        "units": len(work.units),
+        "finished_units": len(work.records),
+        "duplicates": len(work.duplicates),
+        "unreadable_in_sample": len(found) - len(lengths),
+        "frames": frames,
+        "bytes": round(frames * 45_000 * pixels),  # measured: q95, talking heads
+        "seconds": round(frames / (100 * min(config.workers, os.cpu_count() or 1))),
+    }
 
 
 def describe(config: IngestConfig) -> dict[str, Any]:
     """What decides the content of the data set; kept in its manifest and never mixed."""
-    return {"kind": f"clips/{schema.VERSION}", "code": ingest.CODE_VERSION, "dataset": config.dataset or config.reader,
-            "val_share": config.val_share, "test_share": config.test_share,
-            "clips": config.clips.model_dump(mode="json")}
+    return {
+        "kind": f"clips/{schema.VERSION}",
+        "code": ingest.CODE_VERSION,
+        "dataset": config.dataset or config.reader,
+        "val_share": config.val_share,
+        "test_share": config.test_share,
+        "clips": config.clips.model_dump(mode="json"),
+    }
 
 
 def check_output(config: IngestConfig, about: dict[str, Any]) -> str:
@@ -148,8 +170,11 @@ def _ingested(config: IngestConfig, version: str, work: plan.Plan) -> Iterator[d
 
         rows = [{"unit": plan.encode(name, group)} for name, group in work.units.items()]
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            ingest.Ingest, fn_constructor_args=(config, version), num_cpus=config.cpus,
-            compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(rows))))
+            ingest.Ingest,
+            fn_constructor_args=(config, version),
+            num_cpus=config.cpus,
+            compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(rows))),
+        )
         for row in data.iter_rows():
             if row["error"]:
                 raise PlatformError(row["error"])
@@ -180,15 +205,18 @@ def _ray(config: IngestConfig) -> Iterator[None]:
 
 
 def _report(progress: Progress | None, records: list[dict[str, Any]], work: plan.Plan, began: float) -> None:
-    done = sum(len(record["sources"]) for record in records[len(work.records):])
+    done = sum(len(record["sources"]) for record in records[len(work.records) :])
     if progress is not None:
         progress("videos", done, work.pending)
         return
     clip_count = sum(shard["rows"] for record in records for shard in record["shards"])
     bad = sum(len(record["quarantine"]) for record in records)
     left = (time.monotonic() - began) / done * (work.pending - done)
-    print(f"videos {done}/{work.pending}  clips {clip_count}  quarantined {bad}  "
-          f"ETA {int(left // 60)}:{int(left % 60):02d}", flush=True)
+    print(
+        f"videos {done}/{work.pending}  clips {clip_count}  quarantined {bad}  "
+        f"ETA {int(left // 60)}:{int(left % 60):02d}",
+        flush=True,
+    )
 
 
 def _check_quarantine(config: IngestConfig, records: list[dict[str, Any]], work: plan.Plan) -> None:
@@ -201,18 +229,21 @@ def _check_quarantine(config: IngestConfig, records: list[dict[str, Any]], work:
         first = rejected[0]
         raise PlatformError(
             f"{unusable} of {total} inputs cannot be used ({codes}; first: {first['source_uri']}: {first['message']}); "
-            f"nothing was published. Mend the source or the filters, or raise max_quarantine={config.max_quarantine}")
+            f"nothing was published. Mend the source or the filters, or raise max_quarantine={config.max_quarantine}"
+        )
 
 
-def publish(config: IngestConfig, about: dict[str, Any], records: list[dict[str, Any]],
-            work: plan.Plan) -> dict[str, Any]:
+def publish(
+    config: IngestConfig, about: dict[str, Any], records: list[dict[str, Any]], work: plan.Plan
+) -> dict[str, Any]:
     """Enter finished units: quarantine first, then the manifest (which makes them exist), then the summary."""
     _check_quarantine(config, records, work)
     rejected = [*work.duplicates, *(row for record in records for row in record["quarantine"])]
     if rejected or not storage.exists(storage.join(config.output, quarantine.NAME)):
         quarantine.enter(config.output, rejected)
-    manifest.append(config.output, [row for record in records for row in _manifest_rows(record)], about,
-                    inputs_once=True)
+    manifest.append(
+        config.output, [row for record in records for row in _manifest_rows(record)], about, inputs_once=True
+    )
     return _finish(config.output)
 
 
@@ -249,16 +280,23 @@ def summarise(output: str) -> dict[str, Any]:
         dropped.update(note.get("dropped", {}))
     splits = sorted({row["split"] for row in facts})
     return {
-        "output": output, "dataset": manifest.description(output)["dataset"], "clips": len(reader),
+        "output": output,
+        "dataset": manifest.description(output)["dataset"],
+        "clips": len(reader),
         "frames": sum(row["n_frames"] for row in facts),
         "hours": round(sum(row["n_frames"] / row["fps"] for row in facts) / 3600, 4),
         "identities": len({row["identity"] for row in facts}),
-        "splits": {name: {"clips": sum(row["split"] == name for row in facts),
-                          "identities": len({row["identity"] for row in facts if row["split"] == name})}
-                   for name in splits},
+        "splits": {
+            name: {
+                "clips": sum(row["split"] == name for row in facts),
+                "identities": len({row["identity"] for row in facts if row["split"] == name}),
+            }
+            for name in splits
+        },
         "decoded_frames": sum(note.get("frames", 0) for note in notes),
         "dropped_frames": dict(sorted(dropped.items())),
         "quarantined": dict(sorted(Counter(row["code"] for row in quarantine.read(output)).items())),
         "shards": sum(bool(name) for name in table["shard"].to_pylist()),
-        "bytes": sum(table["bytes"].to_pylist()), "manifest_sha256": reader.digest,
+        "bytes": sum(table["bytes"].to_pylist()),
+        "manifest_sha256": reader.digest,
     }

@@ -25,8 +25,9 @@ def sheet(uri: str, *, split: str | None = None, clips: int = 16, frames: int = 
     return np.concatenate([_line(reader[int(at)], frames, size) for at in chosen])
 
 
-def write_sheet(uri: str, path: str | Path, *, split: str | None = None, clips: int = 16, frames: int = 8,
-                size: int = 128) -> Path:
+def write_sheet(
+    uri: str, path: str | Path, *, split: str | None = None, clips: int = 16, frames: int = 8, size: int = 128
+) -> Path:
     """Write `sheet` as PNG and return its path."""
     images.write_image(path, sheet(uri, split=split, clips=clips, frames=frames, size=size))
     return Path(path)
@@ -41,8 +42,10 @@ def _line(clip: Clip, frames: int, size: int) -> np.ndarray:
         cv2.putText(cell, str(at), (3, size - 4), cv2.FONT_HERSHEY_PLAIN, 0.8, _WHITE, 1, cv2.LINE_AA)
         cells.append(cell)
     facts, quality = clip.facts, clip.facts["quality"]
-    text = (f"{facts['clip_id']}  {facts['identity']}  {facts['split']}  {facts['n_frames']} frames  "
-            f"{facts['emotion'] or ''}  face {quality['min_face_px']:.0f} px  sharp {quality['sharpness']:.0f}")
+    text = (
+        f"{facts['clip_id']}  {facts['identity']}  {facts['split']}  {facts['n_frames']} frames  "
+        f"{facts['emotion'] or ''}  face {quality['min_face_px']:.0f} px  sharp {quality['sharpness']:.0f}"
+    )
     caption = np.zeros((_CAPTION, size * frames, 3), np.uint8)
     cv2.putText(caption, text, (3, _CAPTION - 4), cv2.FONT_HERSHEY_PLAIN, 0.8, _WHITE, 1, cv2.LINE_AA)
     return np.concatenate([caption, np.concatenate(cells, axis=1)])

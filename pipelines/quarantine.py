@@ -10,15 +10,17 @@ import pyarrow.parquet as pq
 from xnemo_platform import storage, untrusted
 
 NAME = "quarantine.parquet"
-SCHEMA = pa.schema([
-    ("source_uri", pa.string()),
-    ("fingerprint", pa.string()),
-    ("sha256", pa.string()),  # of the whole file; empty if it could not be read
-    ("stage", pa.string()),  # plan, fetch, probe, decode, filter
-    ("code", pa.string()),  # short stable reason: truncated, timeout, no_face, ...
-    ("message", pa.string()),
-    ("attempts", pa.int32()),
-])
+SCHEMA = pa.schema(
+    [
+        ("source_uri", pa.string()),
+        ("fingerprint", pa.string()),
+        ("sha256", pa.string()),  # of the whole file; empty if it could not be read
+        ("stage", pa.string()),  # plan, fetch, probe, decode, filter
+        ("code", pa.string()),  # short stable reason: truncated, timeout, no_face, ...
+        ("message", pa.string()),
+        ("attempts", pa.int32()),
+    ]
+)
 _LIMIT = 1 << 30
 
 

@@ -29,12 +29,17 @@ CLIP = pa.schema(
         ("audio", pa.binary()),  # m4a, or null
         ("emotion", pa.string()),
         ("intensity", pa.int32()),
-        ("quality", pa.struct([
-            ("detection_rate", pa.float32()),  # share of frames with a face of their own
-            ("sharpness", pa.float32()),  # variance of the Laplacian of the face at 128 px
-            ("min_face_px", pa.float32()),  # smallest longer side, source pixels
-            ("max_jump", pa.float32()),  # largest move of the centre between frames, in box sides
-        ])),
+        (
+            "quality",
+            pa.struct(
+                [
+                    ("detection_rate", pa.float32()),  # share of frames with a face of their own
+                    ("sharpness", pa.float32()),  # variance of the Laplacian of the face at 128 px
+                    ("min_face_px", pa.float32()),  # smallest longer side, source pixels
+                    ("max_jump", pa.float32()),  # largest move of the centre between frames, in box sides
+                ]
+            ),
+        ),
         ("detector", pa.string()),
         ("code_version", pa.string()),
     ],

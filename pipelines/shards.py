@@ -39,8 +39,9 @@ class ShardWriter:
     def _start(self) -> None:
         self._buffer, self._rows = io.BytesIO(), 0
         # frames are JPEG already: compressing them again costs time and gains nothing
-        self._writer = pq.ParquetWriter(self._buffer, schema.CLIP, compression="none", use_dictionary=False,
-                                        write_statistics=False)
+        self._writer = pq.ParquetWriter(
+            self._buffer, schema.CLIP, compression="none", use_dictionary=False, write_statistics=False
+        )
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one clip (columns of schema.CLIP)."""
@@ -60,8 +61,9 @@ class ShardWriter:
         digest = hashlib.sha256(data).hexdigest()
         name = f"shards/{self.split}-{digest[:24]}.parquet"
         storage.publish_bytes(storage.join(self.uri, name), data)
-        self.published.append({"shard": name, "split": self.split, "rows": self._rows, "bytes": len(data),
-                               "sha256": digest})
+        self.published.append(
+            {"shard": name, "split": self.split, "rows": self._rows, "bytes": len(data), "sha256": digest}
+        )
         self._rows = 0
 
 
@@ -135,8 +137,10 @@ class ClipReader:
         path = self._local(uri, shard)
         if number not in self._checked:
             if not path.is_file() or _sha256(path) != shard["sha256"]:
-                raise PlatformError(f"{uri} is not the shard that the manifest names (missing or changed): restore "
-                                    "it, or ingest again into a new folder")
+                raise PlatformError(
+                    f"{uri} is not the shard that the manifest names (missing or changed): restore "
+                    "it, or ingest again into a new folder"
+                )
             self._checked.add(number)
         file = pq.ParquetFile(path, memory_map=True)
         version = (file.schema_arrow.metadata or {}).get(b"schema_version", b"none").decode()

@@ -71,11 +71,16 @@ def train_generator(config: GeneratorTraining) -> dict[str, Any]:
     """As `train_tokenizer`, of the generator. PlatformError if tokenizer and motions are of different models."""
     tokenizer = load_tokenizer(config.tokenizer)
     if tokenizer.belongs_to != (model := motion_facts(config.motions)["model"]):
-        raise PlatformError(f"{config.tokenizer} belongs to model {tokenizer.belongs_to[:12]}, {config.motions} was "
-                            f"extracted with {model[:12]}: train a tokenizer on these motions first")
+        raise PlatformError(
+            f"{config.tokenizer} belongs to model {tokenizer.belongs_to[:12]}, {config.motions} was "
+            f"extracted with {model[:12]}: train a tokenizer on these motions first"
+        )
     shape = config.generator.model_dump() | {"codes": tokenizer.config.codes, "groups": tokenizer.config.groups}
-    return _fit("generator", config, {
-        "generator": shape, "tokenizer": str(Path(config.tokenizer).resolve()), "tokenizer_digest": tokenizer.digest})
+    return _fit(
+        "generator",
+        config,
+        {"generator": shape, "tokenizer": str(Path(config.tokenizer).resolve()), "tokenizer_digest": tokenizer.digest},
+    )
 
 
 def _fit(what: str, config: TokenizerTraining | GeneratorTraining, found: dict[str, Any]) -> dict[str, Any]:
@@ -89,9 +94,16 @@ def _fit(what: str, config: TokenizerTraining | GeneratorTraining, found: dict[s
             raise PlatformError(f"{key}: {wanted[:12]} was asked for, but {found[key][:12]} is there.")
     places = settings()
     tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
-    done = fit(f"{__name__}:build_{what}", build(type(config), config.model_dump() | found),
-               Path(config.output), tracker, may_change=MAY_DIFFER, cpus=places.cpus, env=places.env(),
-               tags={"stage": what, "dataset": config.motions, "dataset_digest": found["motions_digest"]})
+    done = fit(
+        f"{__name__}:build_{what}",
+        build(type(config), config.model_dump() | found),
+        Path(config.output),
+        tracker,
+        may_change=MAY_DIFFER,
+        cpus=places.cpus,
+        env=places.env(),
+        tags={"stage": what, "dataset": config.motions, "dataset_digest": found["motions_digest"]},
+    )
     return {"folder": str(done.export), "run": str(done.folder), "run_id": done.run_id, "metrics": done.metrics}
 
 
@@ -157,30 +169,37 @@ class GeneratorTask:
         shape = config.generator
         tokenizer = load_tokenizer(config.tokenizer, place.device)
         factor = tokenizer.config.factor
-        self.training, self.held_out = ([c for c in part if len(c.f_mot) >= 2 * factor]
-                                        for part in divided(config.motions))
+        self.training, self.held_out = (
+            [c for c in part if len(c.f_mot) >= 2 * factor] for part in divided(config.motions)
+        )
         # A clip cut into steps from its 2nd, 3rd, ... frame on has other tokens: as good as more clips.
         self.phases = [_tokenized(tokenizer, self.training, phase) for phase in range(factor)]
         self.slots = _Slots(self.phases[0], shape.max_tokens, step=shape.groups, whole=False)
         self.unseen = _tokenized(tokenizer, self.held_out)
         self.rows, longest = len(self.slots), max(map(len, self.slots.sequences), default=0)
         if longest < shape.max_tokens:
-            raise PlatformError(f"{config.motions}: the longest clip has {longest} tokens, so contexts of "
-                                f"{shape.max_tokens} would never be trained; set generator.max_tokens to {longest}")
+            raise PlatformError(
+                f"{config.motions}: the longest clip has {longest} tokens, so contexts of "
+                f"{shape.max_tokens} would never be trained; set generator.max_tokens to {longest}"
+            )
         _seed(config.loop.seed)
         self.net = MotionGenerator(shape)
         self.net.belongs_to = tokenizer.digest
         self.module = _GeneratorLosses(self.net.to(self.device))
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         self.groups: list[Group] = [
-            {"params": decayed}, {"params": [p for p in self.net.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+            {"params": decayed},
+            {"params": [p for p in self.net.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ]
 
     def batch(self, samples: list[Sample]) -> tuple[TokenBatch, Draw]:
         ids = torch.tensor([sample.id for sample in samples])
         draw = Draw(self.config.loop.seed, ids)
         starts, phases = draw.uniform("start").tolist(), draw.integers("phase", 0, len(self.phases)).tolist()
-        crops = [self.slots.crop(sample.row, start, self.phases[phase])
-                 for sample, start, phase in zip(samples, starts, phases, strict=True)]
+        crops = [
+            self.slots.crop(sample.row, start, self.phases[phase])
+            for sample, start, phase in zip(samples, starts, phases, strict=True)
+        ]
         clips = [self.training[self.slots.clip(sample.row)] for sample in samples]
         batch = self._collated([crop for crop, _ in crops], [ends for _, ends in crops], clips)
         return batch, Draw(self.config.loop.seed, ids.to(self.device))
@@ -188,10 +207,15 @@ class GeneratorTask:
     def _collated(self, crops: Sequence[np.ndarray], ends: Sequence[bool], clips: Sequence[ClipMotion]) -> TokenBatch:
         padded = torch.zeros(len(crops), max(map(len, crops)), dtype=torch.long)
         for row, crop in zip(padded, crops, strict=True):
-            row[:len(crop)] = torch.from_numpy(crop)
+            row[: len(crop)] = torch.from_numpy(crop)
         labels = [_label(self.config.generator, clip) for clip in clips]
-        parts = (padded, torch.tensor([len(crop) for crop in crops]), torch.tensor(ends),
-                 torch.tensor([e for e, _ in labels]), torch.tensor([i for _, i in labels]))
+        parts = (
+            padded,
+            torch.tensor([len(crop) for crop in crops]),
+            torch.tensor(ends),
+            torch.tensor([e for e, _ in labels]),
+            torch.tensor([i for _, i in labels]),
+        )
         return TokenBatch(*(part.to(self.device) for part in parts))
 
     @torch.no_grad()
@@ -265,7 +289,7 @@ class _Slots:
         sequence = (sequences or self.sequences)[self.of[row]]
         start = int(self.slot[row]) * self.size + int(u * self.size / self.step) * self.step
         start = max(min(start, len(sequence) - self.size), 0)
-        crop = sequence[start:start + self.size]
+        crop = sequence[start : start + self.size]
         return crop, start + len(crop) == len(sequence)
 
 
@@ -275,7 +299,7 @@ def divided(uri: str) -> tuple[list[ClipMotion], list[ClipMotion]]:
     training, held_out = ([c for c in clips if c.split == name] for name in ("train", "val"))
     if not held_out:
         identities = sorted({clip.identity for clip in training})
-        last = set(identities[-max(1, round(HELD_OUT * len(identities))):])
+        last = set(identities[-max(1, round(HELD_OUT * len(identities))) :])
         training, held_out = ([c for c in training if (c.identity in last) == out] for out in (False, True))
     if not training or not held_out:
         raise PlatformError(f"{uri} has {len(clips)} clips of too few identities: training needs two at least")
@@ -296,7 +320,7 @@ def _tokenized(tokenizer: MotionTokenizer, clips: Sequence[ClipMotion], first: i
     factor, ids = tokenizer.config.factor, []
     for clip in clips:
         steps = (len(clip.f_mot) - first) // factor
-        f_mot = torch.from_numpy(clip.f_mot[None, first:first + steps * factor])
+        f_mot = torch.from_numpy(clip.f_mot[None, first : first + steps * factor])
         ids.append(tokenizer.encode(f_mot.to(tokenizer.mean.device))[0].cpu().numpy())
     return ids
 

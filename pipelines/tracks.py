@@ -42,8 +42,9 @@ class _Path:
         return float(np.median(sides(np.array(list(self.boxes.values()))))) * len(self.boxes)
 
 
-def follow(found: Sequence[list[Face]], shots: set[int], config: "ClipConfig", scale: float,
-           dropped: Counter[str]) -> Iterator[Track]:
+def follow(
+    found: Sequence[list[Face]], shots: set[int], config: "ClipConfig", scale: float, dropped: Counter[str]
+) -> Iterator[Track]:
     """Tracks of `min_frames` to `max_frames` frames that pass the filters on boxes; `dropped` counts, by
     reason, the frames that are left out. `scale`: source pixels per decoded pixel."""
     borders = [*sorted(shots), len(found)]
@@ -65,8 +66,10 @@ def _link(found: Sequence[list[Face]], begin: int, end: int, max_gap: int) -> li
     for at in range(begin, end):
         boxes = [np.array(face.box) for face in found[at]]
         alive = [path for path in paths if at - path.last <= max_gap + 1]
-        pairs = sorted(((iou(path.boxes[path.last], box), p, b) for p, path in enumerate(alive)
-                        for b, box in enumerate(boxes)), reverse=True)
+        pairs = sorted(
+            ((iou(path.boxes[path.last], box), p, b) for p, path in enumerate(alive) for b, box in enumerate(boxes)),
+            reverse=True,
+        )
         taken: set[int] = set()
         extended: set[int] = set()
         for value, p, b in pairs:
@@ -78,8 +81,9 @@ def _link(found: Sequence[list[Face]], begin: int, end: int, max_gap: int) -> li
     return paths
 
 
-def _judge(path: _Path, found: Sequence[list[Face]], config: "ClipConfig",
-           scale: float) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+def _judge(
+    path: _Path, found: Sequence[list[Face]], config: "ClipConfig", scale: float
+) -> tuple[dict[int, np.ndarray], dict[int, str]]:
     """(boxes of all frames of a path, short gaps interpolated; the reason against each frame that has one)."""
     known = sorted(path.boxes)
     filled = np.arange(known[0], known[-1] + 1)
@@ -98,8 +102,14 @@ def _judge(path: _Path, found: Sequence[list[Face]], config: "ClipConfig",
     return dict(zip(filled.tolist(), boxes, strict=True)), bad
 
 
-def _stretches(path: _Path, boxes: dict[int, np.ndarray], bad: dict[int, str], number: int, config: "ClipConfig",
-               dropped: Counter[str]) -> Iterator[Track]:
+def _stretches(
+    path: _Path,
+    boxes: dict[int, np.ndarray],
+    bad: dict[int, str],
+    number: int,
+    config: "ClipConfig",
+    dropped: Counter[str],
+) -> Iterator[Track]:
     """Runs of good frames, cut evenly to at most `max_frames`. The first frame after a jump is good again."""
     run: list[int] = []
     for at in [*boxes, max(boxes) + 2]:
@@ -113,8 +123,9 @@ def _stretches(path: _Path, boxes: dict[int, np.ndarray], bad: dict[int, str], n
             run.append(at)
 
 
-def _cut_run(path: _Path, boxes: dict[int, np.ndarray], run: list[int], number: int, config: "ClipConfig",
-             dropped: Counter[str]) -> Iterator[Track]:
+def _cut_run(
+    path: _Path, boxes: dict[int, np.ndarray], run: list[int], number: int, config: "ClipConfig", dropped: Counter[str]
+) -> Iterator[Track]:
     parts = -(-len(run) // config.max_frames)
     for part in np.array_split(run, parts):
         if len(part) < config.min_frames:

@@ -61,10 +61,11 @@ def animate(
 
     portrait: a picture file, its bytes, or uint8 RGB [H,W,3]. driving: a video file, or a motion extracted before.
     guidance_scale: s in ε_u + s (ε_c - ε_u), by default the model's own; the paper's w is s - 1.
-    head_motion: "relative" follows the driver's head from where it is in his first frame, "still" leaves the head where
-    the portrait has it (released behaviour), "absolute" puts it where the driver has it, for a portrait that is a frame of the same video. face: which face of
-    the portrait, 0 the largest. start, end: seconds of the driving video. The result has the driver's frame rate and
-    sound. Raises XNeMoError, before any network runs, for a portrait or a video without a usable face.
+    head_motion: "relative" follows the driver's head from where it is in his first frame, "still" leaves the head
+    where the portrait has it (released behaviour), "absolute" puts it where the driver has it, for a portrait that is
+    a frame of the same video. face: which face of the portrait, 0 the largest. start, end: seconds of the driving
+    video. The result has the driver's frame rate and sound. Raises XNeMoError, before any network runs, for a
+    portrait or a video without a usable face.
     """
     from xnemo.animate import sample
 
@@ -76,8 +77,16 @@ def animate(
     if isinstance(driving, Motion):
         motion = driving.part(0, min(len(driving), max_frames or len(driving)))
     else:
-        video = prepare_driving(driving, detector, head_motion=head_motion, portrait=who, start=start, end=end,
-                                max_frames=max_frames, progress=progress)
+        video = prepare_driving(
+            driving,
+            detector,
+            head_motion=head_motion,
+            portrait=who,
+            start=start,
+            end=end,
+            max_frames=max_frames,
+            progress=progress,
+        )
         audio = video.path if video.has_audio else None
         motion = encode_driving(model, video, progress)
     with evaluating(model):
@@ -135,12 +144,15 @@ def encode_faces(
 def motion_tokens(model: XNeMo, motion: Motion) -> Tensor:
     """The motion tokens [1,F,L,c] of a motion."""
     if motion.f_mot.shape[1] != model.config.motion_encoder.f_mot:
-        raise XNeMoError(f"the motion's f_mot has width {motion.f_mot.shape[1]}, the model expects "
-                         f"{model.config.motion_encoder.f_mot}: extract it again with this model")
+        raise XNeMoError(
+            f"the motion's f_mot has width {motion.f_mot.shape[1]}, the model expects "
+            f"{model.config.motion_encoder.f_mot}: extract it again with this model"
+        )
     like = model.motion_encoder.final_proj.weight
     with evaluating(model):
-        return model.motion_encoder.fuse(torch.from_numpy(motion.f_mot).to(like),
-                                         torch.from_numpy(motion.f_rts).to(like))[None]
+        return model.motion_encoder.fuse(
+            torch.from_numpy(motion.f_mot).to(like), torch.from_numpy(motion.f_rts).to(like)
+        )[None]
 
 
 def noise(model: XNeMo, frames: int, seed: int) -> Tensor:
@@ -190,5 +202,3 @@ def _like(model: XNeMo) -> Tensor:
 def _split(faces: np.ndarray) -> Iterator[np.ndarray]:
     for at in range(0, len(faces), ENCODE_BATCH):
         yield faces[at : at + ENCODE_BATCH]
-
-

@@ -28,13 +28,31 @@ class Clip:
 
     def save(self, path: str | Path, provenance: bool = True, *, label: bool = False, crf: int = 18) -> Path:
         """Write an H.264 mp4 with its sound; see `save_frames`."""
-        return save_frames(path, self.frames, self.fps, audio=self.audio, audio_start=self.audio_start,
-                           model=self.model, marks=provenance, label=label, crf=crf)
+        return save_frames(
+            path,
+            self.frames,
+            self.fps,
+            audio=self.audio,
+            audio_start=self.audio_start,
+            model=self.model,
+            marks=provenance,
+            label=label,
+            crf=crf,
+        )
 
 
-def save_frames(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, audio: Path | None = None,
-                audio_start: float = 0.0, model: str = "", marks: bool = True, label: bool = False,
-                crf: int = 18) -> Path:
+def save_frames(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    *,
+    audio: Path | None = None,
+    audio_start: float = 0.0,
+    model: str = "",
+    marks: bool = True,
+    label: bool = False,
+    crf: int = 18,
+) -> Path:
     """Write frames uint8 RGB [H,W,3], as they come, as an H.264 mp4 with its sound; returns the path.
 
     Frames under 256 pixels are enlarged to it: players show them badly, and compression would wash the marks
@@ -47,8 +65,11 @@ def save_frames(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, a
         return write_video(path, marked, fps, audio_from=sound, crf=crf, metadata=metadata)
 
 
-def side_by_side(portrait: np.ndarray, driving: Iterable[np.ndarray], result: Iterable[np.ndarray],
-                 ) -> Iterator[np.ndarray]:
+def side_by_side(
+    portrait: np.ndarray,
+    driving: Iterable[np.ndarray],
+    result: Iterable[np.ndarray],
+) -> Iterator[np.ndarray]:
     """Frames [H,W',3]: portrait | driving | result, brought to the result's height (at least 256). Streams.
 
     portrait uint8 RGB [h,w,3]; driving and result: frames uint8 RGB; the longer of them is cut.

@@ -65,8 +65,9 @@ class Driving:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Batches of the frames, uint8 [n,H,W,3]."""
-        yield from stream_frames(self.path, fps=self.fps, max_side=READ_SIDE, start=self.start, max_frames=len(self),
-                                 limits=self.limits)
+        yield from stream_frames(
+            self.path, fps=self.fps, max_side=READ_SIDE, start=self.start, max_frames=len(self), limits=self.limits
+        )
 
     def faces(self, size: int) -> Iterator[np.ndarray]:
         """Batches of the face crops for the motion encoder, uint8 [n,size,size,3]."""
@@ -89,8 +90,10 @@ def prepare_portrait(
     if not faces:
         raise MediaError("no_face", "no face was found in the portrait: give a picture that shows one from the front")
     if not 0 <= (face or 0) < len(faces):
-        raise MediaError("no_such_face", f"face {face} was asked for, but the portrait shows {len(faces)}: "
-                         f"give 0 (the largest) to {len(faces) - 1}")
+        raise MediaError(
+            "no_such_face",
+            f"face {face} was asked for, but the portrait shows {len(faces)}: give 0 (the largest) to {len(faces) - 1}",
+        )
     box = np.asarray(faces[face or 0].box, dtype=np.float64)
     height, width = image.shape[:2]
     reference = cut(image[None], crops.square(box, crops.REFERENCE_SCALE)[None], config.image_size)[0]
@@ -124,8 +127,9 @@ def prepare_driving(
     total = min(math.ceil((min(end or info.duration, info.duration) - start) * rate), max_frames or 1 << 40)
     seen: list[Sequence[Face]] = []
     frame = np.zeros((0, 0, 3))
-    for frames in stream_frames(path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames,
-                                limits=limits, info=info):
+    for frames in stream_frames(
+        path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames, limits=limits, info=info
+    ):
         for frame in frames:
             seen.append(detector.detect(frame))
         if progress:
@@ -162,8 +166,11 @@ def bridge(boxes: np.ndarray, fps: float, name: str) -> np.ndarray:
     lost = int(edges[widest + 1] - edges[widest] - 1)
     if lost > max(1.0, MAX_GAP_S * fps):
         since, until = (edges[widest] + 1) / fps, edges[widest + 1] / fps
-        raise MediaError("face_lost", f"{name} shows no face from {since:.1f} s to {until:.1f} s: cut that part off "
-                         f"(gaps up to {MAX_GAP_S:g} s are bridged)")
+        raise MediaError(
+            "face_lost",
+            f"{name} shows no face from {since:.1f} s to {until:.1f} s: cut that part off "
+            f"(gaps up to {MAX_GAP_S:g} s are bridged)",
+        )
     everywhere = np.arange(len(boxes))
     return np.stack([np.interp(everywhere, known, column[known]) for column in boxes.T], axis=1)
 

@@ -64,8 +64,12 @@ class ServeConfig(Config):
     def media_limits(self) -> MediaLimits:
         """The limits as the media readers know them."""
         limits = self.limits
-        return MediaLimits(pixels=limits.pixels, frames=limits.frames, seconds=limits.seconds,
-                           bytes=int(max(limits.portrait_mb, limits.driving_mb) * 2**20))
+        return MediaLimits(
+            pixels=limits.pixels,
+            frames=limits.frames,
+            seconds=limits.seconds,
+            bytes=int(max(limits.portrait_mb, limits.driving_mb) * 2**20),
+        )
 
     @property
     def store_url(self) -> str:
@@ -83,7 +87,8 @@ class AnimationOptions(BaseModel):
         description="s in ε_u + s (ε_c − ε_u); 1 switches guidance off. Without it the model's own.")  # fmt: skip
     seed: int = Field(default=0, ge=0, lt=2**63)
     head_motion: Literal["relative", "still"] = Field(
-        default="relative", description="Follow the driver's head, or leave the head where the portrait has it.")
+        default="relative", description="Follow the driver's head, or leave the head where the portrait has it."
+    )
     face: int | None = Field(default=None, ge=0, le=99, description="Which face of the portrait; 0 is the largest.")
     start: float = Field(default=0.0, ge=0, le=86400, allow_inf_nan=False, description="Seconds into the video.")
     end: float | None = Field(default=None, gt=0, le=86400, allow_inf_nan=False)

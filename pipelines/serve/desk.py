@@ -62,8 +62,15 @@ class Desk:
         return Problem(429, f"the queue is full ({self.config.limits.queue} jobs wait); try again later.",
                        {"Retry-After": "10"})  # fmt: skip
 
-    def submit(self, kind: str, job_id: str, inputs: Mapping[str, str], options: BaseModel, digests: Mapping[str, str],
-               key: str | None) -> Job:
+    def submit(
+        self,
+        kind: str,
+        job_id: str,
+        inputs: Mapping[str, str],
+        options: BaseModel,
+        digests: Mapping[str, str],
+        key: str | None,
+    ) -> Job:
         """Record the job; the same key and request give the first job back, and its files are not kept twice."""
         chosen = options.model_dump(mode="json")
         what = {"kind": kind, "options": chosen, "inputs": dict(digests)}

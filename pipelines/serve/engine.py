@@ -159,8 +159,15 @@ class Engine:
             stage = "preparing" if request is None else "finishing" if request.finished else "denoising"
             state = "preparing" if request is None else "running"
             try:
-                work.job = self.store.update(work.job, lease_s=LEASE_S, state=state, stage=stage,
-                                             progress=work.progress, eta_s=work.eta_s(), **units)
+                work.job = self.store.update(
+                    work.job,
+                    lease_s=LEASE_S,
+                    state=state,
+                    stage=stage,
+                    progress=work.progress,
+                    eta_s=work.eta_s(),
+                    **units,
+                )
             except JobLost:
                 work.lost = True
 
@@ -196,8 +203,9 @@ class Engine:
             self._forget(work)
 
     def _finish(self, work: Work, result: dict[str, Any]) -> None:
-        self.store.finish(work.job, result | {"model": self.loaded.exact_name, "seconds": round(
-            time.monotonic() - work.started, 2)})
+        self.store.finish(
+            work.job, result | {"model": self.loaded.exact_name, "seconds": round(time.monotonic() - work.started, 2)}
+        )
         self._forget(work)
 
     def _forget(self, work: Work) -> None:
@@ -219,14 +227,22 @@ class Engine:
 
     def _begin_animation(self, work: Work) -> None:
         options, config = AnimationOptions(**work.job.options), self.loaded.model.config
-        crops = media.ask(self._sandbox(), "portrait", media.portrait_crops, Path(work.job.inputs["portrait"]),
-                          config, options.face, self.config.media_limits())
+        crops = media.ask(
+            self._sandbox(),
+            "portrait",
+            media.portrait_crops,
+            Path(work.job.inputs["portrait"]),
+            config,
+            options.face,
+            self.config.media_limits(),
+        )
         work.at(0.02)
         if "motion" in work.job.inputs:
             work.motion = load_motion(work.job.inputs["motion"], model=self.loaded.digest)
         else:
-            work.motion = self._read_motion(work, MotionOptions(
-                head_motion=options.head_motion, start=options.start, end=options.end))
+            work.motion = self._read_motion(
+                work, MotionOptions(head_motion=options.head_motion, start=options.start, end=options.end)
+            )
         reference = encode_portrait(self.loaded.model, Portrait(**crops))
         tokens = motion_tokens(self.loaded.model, work.motion)
         first = noise(self.loaded.model, len(work.motion), options.seed)
@@ -240,14 +256,29 @@ class Engine:
 
     def _read_motion(self, work: Work, options: MotionOptions) -> Motion:
         path, size = Path(work.job.inputs["driving"]), self.loaded.model.config.motion_encoder.image_size
-        seen = media.ask(self._sandbox(), "driving video", media.driving_crops, path, size, options.head_motion,
-                         options.start, options.end, options.fps, self.config.media_limits())
+        seen = media.ask(
+            self._sandbox(),
+            "driving video",
+            media.driving_crops,
+            path,
+            size,
+            options.head_motion,
+            options.start,
+            options.end,
+            options.fps,
+            self.config.media_limits(),
+        )
         work.audio = path if seen["has_audio"] else None
         work.at(0.05)
         faces = seen["faces"]
         batches = (faces[at : at + 32] for at in range(0, len(faces), 32))
-        motion = encode_faces(self.loaded.model, batches, seen["f_rts"], seen["fps"],
-                              lambda _, done, total: work.at(0.05 + 0.05 * done / total))
+        motion = encode_faces(
+            self.loaded.model,
+            batches,
+            seen["f_rts"],
+            seen["fps"],
+            lambda _, done, total: work.at(0.05 + 0.05 * done / total),
+        )
         return replace(motion, model=self.loaded.digest)
 
     def _render(self, work: Work) -> None:
@@ -256,8 +287,15 @@ class Engine:
         assert request is not None
         assert motion is not None
         path = work.folder(self.config) / f"result-{work.job.fence}.mp4"
-        save_frames(path, self._frames(work, request), motion.fps, audio=work.audio, audio_start=options.start,
-                    model=self.loaded.exact_name, label=options.label)
+        save_frames(
+            path,
+            self._frames(work, request),
+            motion.fps,
+            audio=work.audio,
+            audio_start=options.start,
+            model=self.loaded.exact_name,
+            label=options.label,
+        )
         self._finish(work, {"video": str(path), "frames": len(motion), "fps": motion.fps})
 
     def _frames(self, work: Work, request: Request) -> Iterator[np.ndarray]:

@@ -21,6 +21,8 @@ def read(uri: str) -> Iterator[Source]:
             identity = f"seed-{int(facts['identity_seed'])}"
             emotion, intensity = facts.get("emotion"), facts.get("intensity")
         except (ValueError, KeyError, TypeError) as error:
-            raise PlatformError(f"{sidecar} is no sidecar of a drawn clip ({error}): draw the clip again, or "
-                                "ingest the folder with reader=folder") from error
+            raise PlatformError(
+                f"{sidecar} is no sidecar of a drawn clip ({error}): draw the clip again, or "
+                "ingest the folder with reader=folder"
+            ) from error
         yield replace(source, identity=identity, emotion=emotion, intensity=intensity)

@@ -20,16 +20,18 @@ from xnemo_platform import storage, untrusted
 from xnemo_platform.errors import PlatformError
 
 NAME = "manifest.parquet"
-SCHEMA = pa.schema([
-    ("shard", pa.string()),  # path below the data set's folder; "" if the unit gave none
-    ("split", pa.string()),
-    ("rows", pa.int64()),
-    ("bytes", pa.int64()),
-    ("sha256", pa.string()),
-    ("unit", pa.string()),  # the unit of work that wrote it: all its rows are entered at once
-    ("sources", pa.list_(pa.string())),  # lineage: fingerprints of the inputs of the unit
-    ("notes", pa.string()),  # what the writer wants to remember of the unit, JSON, or null
-])
+SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),  # path below the data set's folder; "" if the unit gave none
+        ("split", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("unit", pa.string()),  # the unit of work that wrote it: all its rows are entered at once
+        ("sources", pa.list_(pa.string())),  # lineage: fingerprints of the inputs of the unit
+        ("notes", pa.string()),  # what the writer wants to remember of the unit, JSON, or null
+    ]
+)
 _LIMIT = 1 << 30
 _KEY = b"dataset"
 
@@ -63,8 +65,9 @@ def description(uri: str) -> dict[str, Any]:
     return json.loads((read(uri).schema.metadata or {}).get(_KEY, b"{}"))
 
 
-def append(uri: str, rows: Iterable[Mapping[str, Any]], dataset: Mapping[str, Any] | None = None, *,
-           inputs_once: bool = False) -> pa.Table:
+def append(
+    uri: str, rows: Iterable[Mapping[str, Any]], dataset: Mapping[str, Any] | None = None, *, inputs_once: bool = False
+) -> pa.Table:
     """Enter rows, atomically and under a lock, and return the new table.
 
     A unit that is there already is left as it is, so entering twice changes nothing. inputs_once: the same

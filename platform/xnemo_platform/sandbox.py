@@ -24,8 +24,13 @@ from typing import IO, Any, Literal, Self
 
 from xnemo_platform.errors import PlatformError
 
-_ALLOWED = {("numpy._core.multiarray", "_reconstruct"), ("numpy._core.numeric", "_frombuffer"),
-            ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.multiarray", "scalar")}
+_ALLOWED = {
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "scalar"),
+}
 _STDERR_TAIL = 300
 _HELLO, _START_S = b"ready", 60.0  # starting Python is not counted against a call
 
@@ -108,8 +113,12 @@ class Sandbox:
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self._stderr, env=env, start_new_session=True,
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=env,
+                start_new_session=True,
             )
             assert self._child.stdout is not None
             self._read(self._child.stdout, len(_HELLO), time.monotonic() + _START_S)
@@ -230,8 +239,11 @@ def _serve() -> None:
 def _restrict(limits: Limits) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu = int(used.ru_utime + used.ru_stime + limits.seconds * limits.cores) + 1
-    for kind, value in ((resource.RLIMIT_AS, limits.memory), (resource.RLIMIT_FSIZE, limits.file),
-                        (resource.RLIMIT_CPU, cpu)):
+    for kind, value in (
+        (resource.RLIMIT_AS, limits.memory),
+        (resource.RLIMIT_FSIZE, limits.file),
+        (resource.RLIMIT_CPU, cpu),
+    ):
         resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
     # Should the parent die meanwhile, the kernel still ends a call that hangs in native code.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -250,8 +262,12 @@ def _run(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
     except MemoryError:
         return {"kind": "memory", "message": "needs more memory than it may use"}
     except Exception as error:
-        return {"kind": "error", "error": type(error).__name__, "code": str(getattr(error, "code", "")),
-                "message": str(error)}
+        return {
+            "kind": "error",
+            "error": type(error).__name__,
+            "code": str(getattr(error, "code", "")),
+            "message": str(error),
+        }
 
 
 if __name__ == "__main__":

@@ -55,17 +55,13 @@ def settings() -> Settings:
     merged["storage"] = _absolute(str(merged["storage"]))
     merged["artifact_root"] = _absolute(str(merged["artifact_root"]))
     if str(merged["tracking_uri"]).startswith("file:"):
-        raise PlatformError(
-            "tracking_uri: MLflow no longer supports file: stores; use sqlite:///<path>/mlflow.db."
-        )
+        raise PlatformError("tracking_uri: MLflow no longer supports file: stores; use sqlite:///<path>/mlflow.db.")
     try:
         return Settings(**merged)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise PlatformError(
-            f"setting {key!r}: {first['msg']}; mend it in xnemo.toml or XNEMO_{key.upper()}."
-        ) from None
+        raise PlatformError(f"setting {key!r}: {first['msg']}; mend it in xnemo.toml or XNEMO_{key.upper()}.") from None
 
 
 def _absolute(uri: str) -> str:
@@ -76,9 +72,7 @@ def _from_file() -> dict[str, Any]:
     path = Path(os.environ.get("XNEMO_CONFIG", "xnemo.toml"))
     if not path.exists():
         if "XNEMO_CONFIG" in os.environ:
-            raise PlatformError(
-                f"XNEMO_CONFIG names {path}, which does not exist; create it or unset the variable."
-            )
+            raise PlatformError(f"XNEMO_CONFIG names {path}, which does not exist; create it or unset the variable.")
         return {}
     try:
         data = tomllib.loads(path.read_text())

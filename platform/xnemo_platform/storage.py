@@ -31,8 +31,9 @@ def filesystem(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = fsspec.url_to_fs(str(uri))
     except (ValueError, ImportError) as error:
-        raise PlatformError(f"{uri}: no such kind of storage ({error}); install its fsspec package or mend "
-                            "the address") from error
+        raise PlatformError(
+            f"{uri}: no such kind of storage ({error}); install its fsspec package or mend the address"
+        ) from error
     return fs, path
 
 
@@ -73,7 +74,7 @@ def list_files(uri: str | Path) -> list[str]:
     root = path.rstrip("/") + "/"
     fs.invalidate_cache()
     found = _try(lambda: fs.find(path) if fs.exists(path) else [], uri)
-    names = (name[len(root):] for name in found if name.startswith(root))
+    names = (name[len(root) :] for name in found if name.startswith(root))
     return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
 
@@ -111,8 +112,10 @@ def _partial(path: Path) -> Iterator[tuple[Path, Any]]:
             yield partial, file
     except OSError as error:
         free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
-        raise PlatformError(f"{path} cannot be written ({error.strerror or error}; {free >> 20} MiB free): make "
-                            "room or choose another place, then run again") from error
+        raise PlatformError(
+            f"{path} cannot be written ({error.strerror or error}; {free >> 20} MiB free): make "
+            "room or choose another place, then run again"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -184,10 +187,12 @@ def safe_join(root: str | Path, name: str) -> str:
     """
     parts = name.split("/")
     bad = (
-        not name or len(name.encode("utf-8", "surrogatepass")) > 1024
+        not name
+        or len(name.encode("utf-8", "surrogatepass")) > 1024
         or any(part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts)
         or re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff:*?\"<>|]", name) is not None
-        or name.startswith("~") or unicodedata.normalize("NFC", name) != name
+        or name.startswith("~")
+        or unicodedata.normalize("NFC", name) != name
     )
     if bad:
         raise PlatformError(f"the name {name[:80]!r} is not allowed below {root}: give a plain relative path")

@@ -12,10 +12,22 @@ import pyarrow.parquet as pq
 from xnemo_platform.errors import PlatformError
 
 _MAGIC = (
-    (0, b"\x89PNG\r\n\x1a\n", "png"), (0, b"\xff\xd8\xff", "jpeg"), (8, b"WEBP", "webp"), (0, b"BM", "bmp"),
-    (0, b"II*\x00", "tiff"), (0, b"MM\x00*", "tiff"), (0, b"GIF8", "gif"),
-    (4, b"ftyp", "mp4"), (4, b"moov", "mp4"), (4, b"mdat", "mp4"), (4, b"wide", "mp4"), (4, b"free", "mp4"),
-    (0, b"\x1a\x45\xdf\xa3", "mkv"), (8, b"AVI ", "avi"), (0, b"PAR1", "parquet"), (0, b"PK\x03\x04", "zip"),
+    (0, b"\x89PNG\r\n\x1a\n", "png"),
+    (0, b"\xff\xd8\xff", "jpeg"),
+    (8, b"WEBP", "webp"),
+    (0, b"BM", "bmp"),
+    (0, b"II*\x00", "tiff"),
+    (0, b"MM\x00*", "tiff"),
+    (0, b"GIF8", "gif"),
+    (4, b"ftyp", "mp4"),
+    (4, b"moov", "mp4"),
+    (4, b"mdat", "mp4"),
+    (4, b"wide", "mp4"),
+    (4, b"free", "mp4"),
+    (0, b"\x1a\x45\xdf\xa3", "mkv"),
+    (8, b"AVI ", "avi"),
+    (0, b"PAR1", "parquet"),
+    (0, b"PK\x03\x04", "zip"),
 )
 VIDEOS = frozenset({"mp4", "mkv", "avi"})
 PICTURES = frozenset({"png", "jpeg", "webp", "bmp", "tiff"})
@@ -25,7 +37,7 @@ def sniff(head: bytes) -> str | None:
     """Kind of a file by its first 16 bytes: png, jpeg, webp, bmp, tiff, gif, mp4 (and mov), mkv (and webm),
     avi, parquet, zip, safetensors; None if unknown."""
     for at, magic, kind in _MAGIC:
-        if head[at:at + len(magic)] == magic:
+        if head[at : at + len(magic)] == magic:
             return kind
     # safetensors: the length of a JSON object, then the object
     if len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 << 20:

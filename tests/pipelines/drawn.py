@@ -25,7 +25,7 @@ def moving(seed: int, frames: int, step: float = 0.5) -> list[np.ndarray]:
     """A head that drifts to the right by `step` pixels a frame, the border repeated."""
     image = head(seed)[0]
     padded = np.pad(image, ((0, 0), (SIZE, 0), (0, 0)), "edge")
-    return [padded[:, SIZE - round(k * step):2 * SIZE - round(k * step)] for k in range(frames)]
+    return [padded[:, SIZE - round(k * step) : 2 * SIZE - round(k * step)] for k in range(frames)]
 
 
 def head_video(path: Path, seed: int, frames: int = 40, fps: float = 25) -> Path:

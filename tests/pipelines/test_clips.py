@@ -73,8 +73,14 @@ def test_frames_are_resampled_by_time(tmp_path: Path) -> None:
 def test_a_long_part_is_worked_on_in_even_windows(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"max_frames": 15})
     found = clips_of(head_video(tmp_path / "long.mp4", seed=3, frames=70), config)
-    assert [clip["span"] for clip in found["clips"]] == [[0.0, 0.48], [0.48, 0.96], [0.96, 1.44], [1.44, 1.92],
-                                                         [1.92, 2.36], [2.36, 2.8]]
+    assert [clip["span"] for clip in found["clips"]] == [
+        [0.0, 0.48],
+        [0.48, 0.96],
+        [0.96, 1.44],
+        [1.44, 1.92],
+        [1.92, 2.36],
+        [2.36, 2.8],
+    ]
     assert (found["frames"], found["dropped"]) == (70, {})
 
 

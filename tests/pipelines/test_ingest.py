@@ -52,7 +52,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unit(folder: Path, *paths: Path, **changes: object) -> dict:
     worker = Ingest(config(folder, **changes), "v1")
     return worker.ingest("u", fingerprinted(Source(str(path), path.stem) for path in paths))
-    
+
 
 def empty(path: Path, good: Path) -> None:
     path.write_bytes(b"")
@@ -102,9 +102,17 @@ def short(path: Path, good: Path) -> None:
     write_video(path, moving(3, 6), 25)
 
 
-BAD = [(empty, "probe", "format"), (text, "probe", "format"), (truncated, "probe", "truncated"),
-       (headless, "probe", "unreadable"), (flipped, "decode", "corrupt"), (nobody, "filter", "no_face"),
-       (two_people, "filter", "several_faces"), (slow, "probe", "low_fps"), (short, "filter", "short")]
+BAD = [
+    (empty, "probe", "format"),
+    (text, "probe", "format"),
+    (truncated, "probe", "truncated"),
+    (headless, "probe", "unreadable"),
+    (flipped, "decode", "corrupt"),
+    (nobody, "filter", "no_face"),
+    (two_people, "filter", "several_faces"),
+    (slow, "probe", "low_fps"),
+    (short, "filter", "short"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +198,16 @@ def test_only_the_span_of_a_source_is_used(tmp_path: Path, good: Path) -> None:
     assert record["frames"] == 20
 
 
-@pytest.mark.parametrize(("deed", "code", "seconds"), [
-    (deeds.leave, "killed", 20.0), (deeds.segfault, "killed", 20.0), (deeds.allocate_much, "memory", 20.0),
-    (deeds.loop, "timeout", 1.0), (deeds.stop_itself, "timeout", 1.0),
-])
+@pytest.mark.parametrize(
+    ("deed", "code", "seconds"),
+    [
+        (deeds.leave, "killed", 20.0),
+        (deeds.segfault, "killed", 20.0),
+        (deeds.allocate_much, "memory", 20.0),
+        (deeds.loop, "timeout", 1.0),
+        (deeds.stop_itself, "timeout", 1.0),
+    ],
+)
 def test_a_decoder_that_dies_or_hangs_costs_its_attempts_and_no_more(
     tmp_path: Path, deed: Callable, code: str, seconds: float
 ) -> None:

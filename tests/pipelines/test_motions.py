@@ -36,16 +36,28 @@ def clip_row(seed: int, split: str) -> dict:
     motion, placement = sequence(seed, FRAMES)
     identity = random_identity(seed)[None].expand(FRAMES, -1)
     pictures = render(identity, motion, placement, SIZE).permute(0, 2, 3, 1).numpy()
-    return {"clip_id": f"c{seed}", "dataset": "drawn", "identity": f"i{seed}", "split": split, "n_frames": FRAMES,
-            "fps": 25.0, "size": SIZE, "frames": [encode_jpeg(p) for p in pictures], "emotion": "happy",
-            "intensity": 2, "source_span_s": [0.0, FRAMES / 25], "crop_box": [0.0, 0.0, SIZE, SIZE],
-            "face_boxes": face_boxes(identity, motion, placement, SIZE).tolist()}
+    return {
+        "clip_id": f"c{seed}",
+        "dataset": "drawn",
+        "identity": f"i{seed}",
+        "split": split,
+        "n_frames": FRAMES,
+        "fps": 25.0,
+        "size": SIZE,
+        "frames": [encode_jpeg(p) for p in pictures],
+        "emotion": "happy",
+        "intensity": 2,
+        "source_span_s": [0.0, FRAMES / 25],
+        "crop_box": [0.0, 0.0, SIZE, SIZE],
+        "face_boxes": face_boxes(identity, motion, placement, SIZE).tolist(),
+    }
 
 
 def enter(uri: str, rows: list[dict]) -> None:
     facts = shards.write(uri, rows)
-    manifest.append(uri, [{**fact, "unit": fact["shard"], "sources": ["s"], "notes": None} for fact in facts],
-                    {"name": "drawn"})
+    manifest.append(
+        uri, [{**fact, "unit": fact["shard"], "sources": ["s"], "notes": None} for fact in facts], {"name": "drawn"}
+    )
 
 
 @pytest.fixture
@@ -57,7 +69,8 @@ def dataset(tmp_path: Path) -> str:
 
 def config(dataset: str, model: Path, **changes: object) -> MotionsConfig:
     return MotionsConfig.model_validate(
-        {"dataset": dataset, "model": str(model), "output": f"{dataset}-motions", "clips_per_shard": 2} | changes)
+        {"dataset": dataset, "model": str(model), "output": f"{dataset}-motions", "clips_per_shard": 2} | changes
+    )
 
 
 def encoder(settings: MotionsConfig) -> Encoder:
@@ -90,8 +103,9 @@ def test_batches_of_frames_change_nothing(dataset: str, model: Path) -> None:
     np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-@pytest.mark.parametrize(("side", "size", "factor"), [(282, 224, 1), (282, 64, 4), (141, 64, 2), (60, 64, 1),
-                                                      (2000, 64, 8)])
+@pytest.mark.parametrize(
+    ("side", "size", "factor"), [(282, 224, 1), (282, 64, 4), (141, 64, 2), (60, 64, 1), (2000, 64, 8)]
+)
 def test_frames_are_decoded_no_larger_than_their_crops_need(side: float, size: int, factor: int) -> None:
     assert reduction(side, size) == factor
 
@@ -158,7 +172,8 @@ def test_a_data_set_of_clips_is_no_data_set_of_motions(dataset: str) -> None:
 
 @pytest.mark.slow
 def test_extraction_goes_on_where_it_stopped_and_refuses_another_model(
-        dataset: str, model: Path, tmp_path: Path) -> None:
+    dataset: str, model: Path, tmp_path: Path
+) -> None:
     settings, told = config(dataset, model), []
     first = extract(settings.model_copy(update={"split": "val"}), lambda done, total: told.append((done, total)))
     assert (first["clips"], told) == (1, [(1, 1)])

@@ -23,8 +23,14 @@ def make(videos: Path, limit: int | None = None, version: str = "v1", reader: st
 
 
 def finish(videos: Path, work: plan.Plan, unit: str, version: str = "v1") -> dict:
-    record = {"unit": unit, "sources": [source.fingerprint for source in work.units[unit]], "shards": [],
-              "quarantine": [], "dropped": {}, "frames": 0}
+    record = {
+        "unit": unit,
+        "sources": [source.fingerprint for source in work.units[unit]],
+        "shards": [],
+        "quarantine": [],
+        "dropped": {},
+        "frames": 0,
+    }
     plan.publish_record(str(videos.parent / "out"), version, record)
     return record
 
@@ -37,7 +43,8 @@ def test_inputs_are_grouped_in_order(videos: Path) -> None:
     work = make(videos)
     assert sizes(work) == [3] * 8 + [1]
     assert [Path(source.uri).stem for group in work.units.values() for source in group] == [
-        f"{k:02d}" for k in range(25)]
+        f"{k:02d}" for k in range(25)
+    ]
 
 
 def test_planning_writes_nothing(videos: Path) -> None:
@@ -63,8 +70,10 @@ def test_records_of_another_treatment_do_not_count(videos: Path) -> None:
 def test_what_is_in_the_manifest_is_known(videos: Path) -> None:
     work = make(videos)
     sources = [source.fingerprint for group in work.units.values() for source in group][:22]
-    manifest.append(str(videos.parent / "out"), [{"shard": "", "split": "", "rows": 0, "bytes": 0, "sha256": "",
-                                                  "unit": "u", "sources": sources}])
+    manifest.append(
+        str(videos.parent / "out"),
+        [{"shard": "", "split": "", "rows": 0, "bytes": 0, "sha256": "", "unit": "u", "sources": sources}],
+    )
     work = make(videos)
     assert (sizes(work), work.known) == ([3], 22)
 

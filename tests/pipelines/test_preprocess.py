@@ -60,8 +60,14 @@ def in_process(monkeypatch: pytest.MonkeyPatch, child: sandbox.Sandbox) -> None:
 
 
 def config(source: Path, output: Path, **changes: object) -> IngestConfig:
-    values: dict = {"source": str(source), "output": str(output), "clips": CLIPS, "val_share": 0.3,
-                    "inputs_per_unit": 2, **changes}
+    values: dict = {
+        "source": str(source),
+        "output": str(output),
+        "clips": CLIPS,
+        "val_share": 0.3,
+        "inputs_per_unit": 2,
+        **changes,
+    }
     return IngestConfig(**values)
 
 
@@ -138,9 +144,7 @@ def test_bad_videos_are_rows_and_the_others_are_used(people: Path, tmp_path: Pat
     assert {Path(row["source_uri"]).name for row in quarantine.read(str(tmp_path / "out"))} == {"bad.mp4", "copy.mp4"}
 
 
-def test_too_many_bad_videos_fail_and_leave_the_data_set_alone(
-    people: Path, tmp_path: Path, in_process: None
-) -> None:
+def test_too_many_bad_videos_fail_and_leave_the_data_set_alone(people: Path, tmp_path: Path, in_process: None) -> None:
     run(config(people, tmp_path / "out"))
     before = files(tmp_path / "out")
     source = tmp_path / "videos"
@@ -151,7 +155,8 @@ def test_too_many_bad_videos_fail_and_leave_the_data_set_alone(
         run(config(source, tmp_path / "out"))
     after = files(tmp_path / "out")
     assert {name: after[name] for name in before if not name.startswith(".")} == {
-        name: time for name, time in before.items() if not name.startswith(".")}
+        name: time for name, time in before.items() if not name.startswith(".")
+    }
     assert run(config(source, tmp_path / "out", max_quarantine=0.8))["clips"] == 8
 
 
@@ -198,13 +203,21 @@ def test_two_runs_on_one_output_exclude_each_other(people: Path, tmp_path: Path,
         run(config(people, tmp_path / "out"))
 
 
-@pytest.mark.parametrize("moment", ["pipelines.quarantine.enter", "xnemo_platform.manifest.append",
-                                    "pipelines.preprocess.summarise", "pipelines.plan.clear_journal"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "pipelines.quarantine.enter",
+        "xnemo_platform.manifest.append",
+        "pipelines.preprocess.summarise",
+        "pipelines.plan.clear_journal",
+    ],
+)
 def test_killed_while_publishing_it_goes_on_to_the_same_data(
     people: Path, tmp_path: Path, in_process: None, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     whole = run(config(people, tmp_path / "whole"))
     with monkeypatch.context() as patch:
+
         def killed(*_: object, **__: object) -> None:
             raise SystemExit
 
@@ -249,8 +262,14 @@ print(run(config(Path(sys.argv[1]), Path(sys.argv[2])))["manifest_sha256"])
 def start(source: Path, output: Path) -> subprocess.Popen[str]:
     """The same ingestion in a process (and a Ray) of its own."""
     root = Path(__file__).resolve().parents[2]
-    return subprocess.Popen([sys.executable, "-c", COMMAND, str(source), str(output)], cwd=root, text=True,
-                            stdout=subprocess.PIPE, start_new_session=True, env=os.environ | {"PYTHONPATH": str(root)})
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(source), str(output)],
+        cwd=root,
+        text=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,22 @@ from xnemo_platform.errors import PlatformError
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     grey = encode_jpeg(np.full((64, 64, 3), 128, np.uint8))
-    rows = [{"clip_id": f"c{k}", "identity": f"i{k}", "split": "train", "n_frames": 4, "size": 64, "fps": 25.0,
-             "source_span_s": [0.0, 1.0], "crop_box": [0.0, 0.0, 64.0, 64.0], "frames": [grey] * 4,
-             "face_boxes": [[16.0, 16.0, 48.0, 48.0]] * 4,
-             "quality": {"detection_rate": 1.0, "sharpness": 1.0, "min_face_px": 32.0, "max_jump": 0.0}}
-            for k in range(5)]
+    rows = [
+        {
+            "clip_id": f"c{k}",
+            "identity": f"i{k}",
+            "split": "train",
+            "n_frames": 4,
+            "size": 64,
+            "fps": 25.0,
+            "source_span_s": [0.0, 1.0],
+            "crop_box": [0.0, 0.0, 64.0, 64.0],
+            "frames": [grey] * 4,
+            "face_boxes": [[16.0, 16.0, 48.0, 48.0]] * 4,
+            "quality": {"detection_rate": 1.0, "sharpness": 1.0, "min_face_px": 32.0, "max_jump": 0.0},
+        }
+        for k in range(5)
+    ]
     uri = str(tmp_path / "data")
     manifest.append(uri, [{**facts, "unit": "u", "sources": []} for facts in shards.write(uri, rows)])
     return uri

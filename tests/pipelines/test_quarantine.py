@@ -6,8 +6,15 @@ from pipelines import quarantine
 
 
 def row(name: str, code: str = "truncated") -> dict:
-    return {"source_uri": f"/v/{name}.mp4", "fingerprint": name, "sha256": "", "stage": "decode", "code": code,
-            "message": "cut short", "attempts": 1}
+    return {
+        "source_uri": f"/v/{name}.mp4",
+        "fingerprint": name,
+        "sha256": "",
+        "stage": "decode",
+        "code": code,
+        "message": "cut short",
+        "attempts": 1,
+    }
 
 
 @pytest.mark.parametrize("kind", ["local", "memory"])

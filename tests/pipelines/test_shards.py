@@ -15,11 +15,22 @@ from xnemo_platform.errors import PlatformError
 
 def clip(number: int, split: str = "train", frames: int = 3) -> dict:
     boxes = np.arange(frames * 4, dtype=np.float32).reshape(frames, 4) + number
-    return {"clip_id": f"c{number}", "dataset": "d", "identity": f"i{number}", "split": split, "fps": 25.0,
-            "source_span_s": [0.0, 1.0],
-            "n_frames": frames, "size": 64, "crop_box": [0.0, 0.0, 64.0, 64.0], "face_boxes": list(boxes),
-            "frames": [b"jpeg%d-%d" % (number, k) for k in range(frames)], "emotion": "happy", "intensity": 2,
-            "quality": {"detection_rate": 1.0, "sharpness": 5.0, "min_face_px": 200.0, "max_jump": 0.1}}
+    return {
+        "clip_id": f"c{number}",
+        "dataset": "d",
+        "identity": f"i{number}",
+        "split": split,
+        "fps": 25.0,
+        "source_span_s": [0.0, 1.0],
+        "n_frames": frames,
+        "size": 64,
+        "crop_box": [0.0, 0.0, 64.0, 64.0],
+        "face_boxes": list(boxes),
+        "frames": [b"jpeg%d-%d" % (number, k) for k in range(frames)],
+        "emotion": "happy",
+        "intensity": 2,
+        "quality": {"detection_rate": 1.0, "sharpness": 5.0, "min_face_px": 200.0, "max_jump": 0.1},
+    }
 
 
 def enter(uri: str, rows: list[dict], **options: int) -> None:

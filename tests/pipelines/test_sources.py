@@ -25,8 +25,7 @@ def test_a_folder_tells_people_apart_by_its_first_level(tmp_path: Path) -> None:
 
 def test_drawn_clips_bring_their_emotion(tmp_path: Path) -> None:
     touch(tmp_path / "id7" / "happy-2.mp4")
-    (tmp_path / "id7" / "happy-2.json").write_text(
-        json.dumps({"identity_seed": 7, "emotion": "happy", "intensity": 2}))
+    (tmp_path / "id7" / "happy-2.json").write_text(json.dumps({"identity_seed": 7, "emotion": "happy", "intensity": 2}))
     (source,) = READERS["synthetic"](str(tmp_path))
     assert (source.identity, source.emotion, source.intensity) == ("seed-7", "happy", 2)
 
@@ -47,8 +46,9 @@ def prints(*sources: Source) -> list[str]:
 def test_a_fingerprint_is_of_content_and_span(tmp_path: Path) -> None:
     one, copy = touch(tmp_path / "a.mp4", b"same"), touch(tmp_path / "b.mp4", b"same")
     other = touch(tmp_path / "c.mp4", b"else")
-    first, second, third, part = prints(Source(str(one), "x"), Source(str(copy), "y"), Source(str(other), "x"),
-                                        Source(str(one), "x", start_s=1.0))
+    first, second, third, part = prints(
+        Source(str(one), "x"), Source(str(copy), "y"), Source(str(other), "x"), Source(str(one), "x", start_s=1.0)
+    )
     assert first == second
     assert len({first, third, part}) == 3
 

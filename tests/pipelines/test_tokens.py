@@ -36,30 +36,70 @@ from xnemo_platform.trainer import Place
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 FEATURES, FRAMES = 12, 32
 LOOP = {"steps": 6, "batch": 8, "lr": 2e-3, "save_every": 3, "validate_every": 6, "log_every": 3}
-TOKENIZER = {"features": FEATURES, "codes": 16, "code_dim": 4, "groups": 2, "width": 16, "dilations": [1],
-             "window": 16, "decay": 0.9}
-GENERATOR = {"codes": 16, "groups": 2, "layers": 1, "width": 16, "heads": 2, "positions": 24, "max_tokens": 16,
-             "context_tokens": 12}
+TOKENIZER = {
+    "features": FEATURES,
+    "codes": 16,
+    "code_dim": 4,
+    "groups": 2,
+    "width": 16,
+    "dilations": [1],
+    "window": 16,
+    "decay": 0.9,
+}
+GENERATOR = {
+    "codes": 16,
+    "groups": 2,
+    "layers": 1,
+    "width": 16,
+    "heads": 2,
+    "positions": 24,
+    "max_tokens": 16,
+    "context_tokens": 12,
+}
 
 
-def write_motions(uri: str, clips: int = 20, splits: tuple[str, ...] = ("train", "train", "train", "val"),
-                  frames: int = FRAMES) -> str:
+def write_motions(
+    uri: str, clips: int = 20, splits: tuple[str, ...] = ("train", "train", "train", "val"), frames: int = FRAMES
+) -> str:
     rng, seconds = np.random.default_rng(0), np.arange(frames)[:, None] / 25
     mixing = rng.normal(size=(3, FEATURES))
     rows = []
     for i in range(clips):
         waves = np.sin(2 * np.pi * (rng.uniform(0.3, 2, 3) * seconds + rng.random(3)))
-        rows.append({"clip_id": f"c{i}", "dataset": "toy", "identity": f"i{i}", "split": splits[i % len(splits)],
-                     "emotion": ("happy", "sad", "bored", None)[i % 4], "intensity": 1 + i % 3, "fps": 25.0,
-                     "n_frames": frames, "f_mot": (waves @ mixing).astype("<f4").tobytes(),
-                     "f_rts": np.tile([0, 0, 1], (frames, 1)).astype("<f4").tobytes()})
+        rows.append(
+            {
+                "clip_id": f"c{i}",
+                "dataset": "toy",
+                "identity": f"i{i}",
+                "split": splits[i % len(splits)],
+                "emotion": ("happy", "sad", "bored", None)[i % 4],
+                "intensity": 1 + i % 3,
+                "fps": 25.0,
+                "n_frames": frames,
+                "f_mot": (waves @ mixing).astype("<f4").tobytes(),
+                "f_rts": np.tile([0, 0, 1], (frames, 1)).astype("<f4").tobytes(),
+            }
+        )
     Path(uri, "shards").mkdir(parents=True)
     path = Path(uri, "shards", "toy.parquet")
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
     data = path.read_bytes()
-    manifest.append(uri, [{"shard": "shards/toy.parquet", "split": "", "rows": clips, "bytes": len(data),
-                           "sha256": hashlib.sha256(data).hexdigest(), "unit": "u", "sources": [], "notes": None}],
-                    {"kind": KIND, "model": "model-a", "features": FEATURES})
+    manifest.append(
+        uri,
+        [
+            {
+                "shard": "shards/toy.parquet",
+                "split": "",
+                "rows": clips,
+                "bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "unit": "u",
+                "sources": [],
+                "notes": None,
+            }
+        ],
+        {"kind": KIND, "model": "model-a", "features": FEATURES},
+    )
     return uri
 
 
@@ -74,7 +114,8 @@ def place(folder: Path) -> Place:
 
 def tokenizer_task(data: str, folder: Path, **loop: object) -> tuple[TokenizerTask, TokenizerTraining]:
     config = TokenizerTraining.model_validate(
-        {"motions": data, "output": str(folder), "tokenizer": TOKENIZER, "loop": LOOP | loop})
+        {"motions": data, "output": str(folder), "tokenizer": TOKENIZER, "loop": LOOP | loop}
+    )
     return TokenizerTask(config, place(folder)), config
 
 
@@ -89,9 +130,15 @@ def tokenizer(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generator_task(data: str, tokenizer: Path, folder: Path, **changes: object) -> GeneratorTask:
-    config = GeneratorTraining.model_validate({
-        "motions": data, "tokenizer": str(tokenizer), "output": str(folder), "loop": LOOP,
-        "generator": GENERATOR | changes})
+    config = GeneratorTraining.model_validate(
+        {
+            "motions": data,
+            "tokenizer": str(tokenizer),
+            "output": str(folder),
+            "loop": LOOP,
+            "generator": GENERATOR | changes,
+        }
+    )
     return GeneratorTask(config, place(folder))
 
 
@@ -157,7 +204,8 @@ def test_ends_are_marked_only_where_the_clip_ends(data: str, tokenizer: Path, tm
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 12), st.floats(0, 0.999), st.booleans())
 def test_crops_lie_in_their_clip_and_every_long_clip_has_one(
-        lengths: list[int], steps: int, u: float, whole: bool) -> None:
+    lengths: list[int], steps: int, u: float, whole: bool
+) -> None:
     sequences = [np.arange(2 * n) + 1000 * i for i, n in enumerate(lengths)]
     slots = _Slots(sequences, 2 * steps, step=2, whole=whole)
     usable = {i for i, n in enumerate(lengths) if n >= steps or not whole}
@@ -196,7 +244,8 @@ def test_motions_of_another_model_are_refused(tokenizer: Path, tmp_path: Path) -
     Path(uri, manifest.NAME).unlink()
     manifest.append(uri, table, {"kind": KIND, "model": "model-b", "features": FEATURES})
     config = GeneratorTraining.model_validate(
-        {"motions": uri, "tokenizer": str(tokenizer), "output": str(tmp_path / "run"), "loop": LOOP})
+        {"motions": uri, "tokenizer": str(tokenizer), "output": str(tmp_path / "run"), "loop": LOOP}
+    )
     with pytest.raises(PlatformError, match="model-b"):
         train_generator(config)
 
@@ -210,15 +259,27 @@ def test_shipped_configs_are_valid(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_train_both_and_the_result_outpaints(data: str, tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_train_both_and_the_result_outpaints(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XNEMO_HOME", str(tmp_path / "home"))
     loop = LOOP | {"workers": 2, "cpus": 0.5}
-    first = train_tokenizer(TokenizerTraining.model_validate(
-        {"motions": data, "output": str(tmp_path / "t"), "tokenizer": TOKENIZER | {"features": 512}, "loop": loop}))
-    second = train_generator(GeneratorTraining.model_validate(
-        {"motions": data, "tokenizer": first["folder"], "output": str(tmp_path / "g"), "loop": loop,
-         "generator": GENERATOR | {"codes": 999}}))
+    first = train_tokenizer(
+        TokenizerTraining.model_validate(
+            {"motions": data, "output": str(tmp_path / "t"), "tokenizer": TOKENIZER | {"features": 512}, "loop": loop}
+        )
+    )
+    second = train_generator(
+        GeneratorTraining.model_validate(
+            {
+                "motions": data,
+                "tokenizer": first["folder"],
+                "output": str(tmp_path / "g"),
+                "loop": loop,
+                "generator": GENERATOR | {"codes": 999},
+            }
+        )
+    )
     assert first["run_id"] != second["run_id"]
     parts = SimpleNamespace(t=load_tokenizer(first["folder"]), g=load_generator(second["folder"]))
     assert parts.g.belongs_to == parts.t.digest

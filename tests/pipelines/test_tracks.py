@@ -16,8 +16,9 @@ def box(x: float, y: float = 100.0, side: float = 100.0) -> Face:
     return Face((x - side / 2, y - side / 2, x + side / 2, y + side / 2), 0.9)
 
 
-def tracks(found: list[list[Face]], config: ClipConfig = CONFIG, shots: set[int] | None = None,
-           scale: float = 1.0) -> tuple[list[Track], dict[str, int]]:
+def tracks(
+    found: list[list[Face]], config: ClipConfig = CONFIG, shots: set[int] | None = None, scale: float = 1.0
+) -> tuple[list[Track], dict[str, int]]:
     dropped: Counter[str] = Counter()
     kept = list(follow(found, shots or {0}, config, scale, dropped))
     return kept, dict(+dropped)

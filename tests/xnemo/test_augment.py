@@ -31,10 +31,19 @@ def test_ranges_of_zero_give_the_plain_crop_too() -> None:
     assert torch.allclose(crop(**STILL), crop(enabled=False), atol=2e-5)
 
 
-@pytest.mark.parametrize("one", [
-    {"scale": 0.3}, {"anisotropy": 0.1}, {"shift": 0.05}, {"warp": 0.03},
-    {"colour": 0.4}, {"hue": 0.1}, {"grayscale": 1.0}, {"degrade": 1.0},
-])
+@pytest.mark.parametrize(
+    "one",
+    [
+        {"scale": 0.3},
+        {"anisotropy": 0.1},
+        {"shift": 0.05},
+        {"warp": 0.03},
+        {"colour": 0.4},
+        {"hue": 0.1},
+        {"grayscale": 1.0},
+        {"degrade": 1.0},
+    ],
+)
 def test_every_range_changes_the_picture_and_stays_in_bounds(one: dict) -> None:
     augmented = crop(8, **{**STILL, **one})
     assert (augmented - crop(8, enabled=False)).abs().mean() > 1e-3

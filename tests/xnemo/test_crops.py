@@ -35,7 +35,9 @@ def test_f_rts_is_in_the_released_order(reference: tuple, driving: tuple, expect
 
 
 @given(
-    st.floats(-50, 50), st.floats(-50, 50), st.floats(0.2, 5.0),
+    st.floats(-50, 50),
+    st.floats(-50, 50),
+    st.floats(0.2, 5.0),
     st.lists(st.floats(1, 200), min_size=4, max_size=4),
 )
 def test_f_rts_is_unchanged_by_a_common_shift_and_scale(dx: float, dy: float, scale: float, v: list) -> None:

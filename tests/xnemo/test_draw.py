@@ -20,8 +20,11 @@ def test_a_sample_draws_the_same_alone_or_in_any_batch(ids: list[int], seed: int
 
 def test_seed_id_and_name_each_change_the_values() -> None:
     base = Draw(0, torch.tensor([1])).normal("a", 8)
-    for other in (Draw(1, torch.tensor([1])).normal("a", 8), Draw(0, torch.tensor([2])).normal("a", 8),
-                  Draw(0, torch.tensor([1])).normal("b", 8)):
+    for other in (
+        Draw(1, torch.tensor([1])).normal("a", 8),
+        Draw(0, torch.tensor([2])).normal("a", 8),
+        Draw(0, torch.tensor([1])).normal("b", 8),
+    ):
         assert not torch.equal(base, other)
 
 

@@ -27,7 +27,7 @@ def test_places_differ_and_neighbours_are_most_alike():
 def test_attention_of_an_aligned_model_begins_at_its_own_place():
     model = seeded(ModelConfig.small(), 0)
     align(model)
-    name, transformer = next(iter(model.denoiser.transformers()))
+    _, transformer = next(iter(model.denoiser.transformers()))
     attention = transformer.block.attn1
     picture = torch.randn(1, model.config.unet.channels[0], 8, 8, generator=torch.Generator().manual_seed(0))
     tokens = transformer.block.norm1(transformer.tokens(picture))[0]

@@ -163,8 +163,14 @@ def test_loss_falls_on_one_fixed_batch(name: str, config: dict) -> None:
     trained = stage(name, unlock(seeded(SMOKE, 0)), reference_drop=0.0, **config)
     batch = clips() if name == "temporal" else pairs()
     seen: list[float] = []
-    plain_loop.train(trained, [batch] * 25, steps=25, lr=3e-3, ema=0.9,
-                     on_step=lambda _, found: seen.append(float(found.get("diffusion", found["loss"]).detach())))
+    plain_loop.train(
+        trained,
+        [batch] * 25,
+        steps=25,
+        lr=3e-3,
+        ema=0.9,
+        on_step=lambda _, found: seen.append(float(found.get("diffusion", found["loss"]).detach())),
+    )
     assert seen[-1] < 0.9 * seen[0]
 
 
@@ -174,15 +180,21 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_shares() -> None:
     whole = trained.losses(batch, Draw(0, batch.ids))["loss"]
     parts = []
     for rows in (slice(0, 2), slice(2, 4)):
-        share = PairBatch(batch.reference[rows], batch.target[rows], batch.reference_box[rows],
-                          batch.target_box[rows], batch.ids[rows])
+        share = PairBatch(
+            batch.reference[rows],
+            batch.target[rows],
+            batch.reference_box[rows],
+            batch.target_box[rows],
+            batch.ids[rows],
+        )
         parts.append(trained.losses(share, Draw(0, share.ids))["loss"])
     assert torch.allclose(whole, torch.stack(parts).mean(), rtol=1e-4)
 
 
 def test_more_noise_draws_change_the_noise_and_not_the_pair() -> None:
-    one, two = (stage("appearance", noise_draws_per_pair=n).losses(pairs(), Draw(0, pairs().ids))["loss"]
-                for n in (1, 2))
+    one, two = (
+        stage("appearance", noise_draws_per_pair=n).losses(pairs(), Draw(0, pairs().ids))["loss"] for n in (1, 2)
+    )
     assert one != two
     assert torch.isclose(one, two, rtol=0.3)
 

@@ -18,8 +18,16 @@ from xnemo_platform.errors import PlatformError
 
 def row(name: str, **changes: object) -> dict[str, object]:
     digest = hashlib.sha256(name.encode()).hexdigest()
-    return {"shard": f"shards/{name}.parquet", "split": "train", "rows": 3, "bytes": 10, "sha256": digest,
-            "unit": name, "sources": [f"video-{name}"], **changes}
+    return {
+        "shard": f"shards/{name}.parquet",
+        "split": "train",
+        "rows": 3,
+        "bytes": 10,
+        "sha256": digest,
+        "unit": name,
+        "sources": [f"video-{name}"],
+        **changes,
+    }
 
 
 @pytest.fixture(params=["local", "memory"])

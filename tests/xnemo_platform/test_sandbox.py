@@ -55,10 +55,16 @@ def test_an_exception_keeps_its_code(box: Sandbox) -> None:
     assert box.call(fail_with_code).code == "too_large"
 
 
-@pytest.mark.parametrize(("function", "kind", "seconds"), [
-    (segfault, "killed", 20.0), (leave, "killed", 20.0), (allocate, "memory", 20.0), (stop_itself, "timeout", 1.0),
-    (loop, "timeout", 1.0),
-])
+@pytest.mark.parametrize(
+    ("function", "kind", "seconds"),
+    [
+        (segfault, "killed", 20.0),
+        (leave, "killed", 20.0),
+        (allocate, "memory", 20.0),
+        (stop_itself, "timeout", 1.0),
+        (loop, "timeout", 1.0),
+    ],
+)
 def test_a_deadly_function_ends_typed_and_the_next_call_works(
     function: Callable[[], None], kind: str, seconds: float
 ) -> None:

@@ -70,9 +70,7 @@ def test_killed_between_write_and_rename_the_old_file_stands(tmp_path: Path, mom
     assert storage.list_files(tmp_path) == ["file"]  # the half-written one is no reader's business
 
 
-def test_a_full_disk_is_told_with_its_path_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_with_its_path_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -136,14 +134,16 @@ def test_a_lock_is_held_by_one_at_a_time(root: str) -> None:
 
 def test_a_lock_that_is_held_is_refused_with_the_given_sentence(root: str) -> None:
     uri = storage.join(root, ".lock")
-    with storage.lock(uri), pytest.raises(PlatformError, match="come back later"), \
-            storage.lock(uri, wait_s=0, busy="come back later"):
+    with (
+        storage.lock(uri),
+        pytest.raises(PlatformError, match="come back later"),
+        storage.lock(uri, wait_s=0, busy="come back later"),
+    ):
         pass
 
 
 def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
-    hold = ("import os; from xnemo_platform import storage\n"
-            f"with storage.lock({str(tmp_path / '.lock')!r}): os._exit(0)")
+    hold = f"import os; from xnemo_platform import storage\nwith storage.lock({str(tmp_path / '.lock')!r}): os._exit(0)"
     subprocess.run([sys.executable, "-c", hold], check=True)
     with storage.lock(tmp_path / ".lock", wait_s=0):
         pass
@@ -160,10 +160,30 @@ def test_a_lapsed_lease_is_taken_over_and_not_released_by_its_old_holder(monkeyp
     assert not storage.exists(uri)
 
 
-@pytest.mark.parametrize("name", [
-    "", ".", "..", "../x", "a/../../x", "/etc/passwd", "a//b", "a/", "s3://other/x", "file:///x", "C:\\x", "a\\b",
-    "a\0b", "a\nb", "~root/x", "x" * 300, "a/" * 600 + "b", "e\u0301.parquet", "\ud800",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/../../x",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "s3://other/x",
+        "file:///x",
+        "C:\\x",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "~root/x",
+        "x" * 300,
+        "a/" * 600 + "b",
+        "e\u0301.parquet",
+        "\ud800",
+    ],
+)
 def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(PlatformError, match="not allowed"):
         storage.safe_join(tmp_path, name)
@@ -177,7 +197,9 @@ def test_a_symbolic_link_that_leads_out_is_refused(tmp_path: Path) -> None:
 
 
 def test_plain_names_are_joined() -> None:
-    assert storage.safe_join("s3://bucket/data", "shards/train-0a.parquet") == "s3://bucket/data/shards/train-0a.parquet"
+    assert (
+        storage.safe_join("s3://bucket/data", "shards/train-0a.parquet") == "s3://bucket/data/shards/train-0a.parquet"
+    )
 
 
 @given(st.text(max_size=60) | st.lists(st.sampled_from(["..", ".", "a", "", "/", "\\", "~", "%2e"])).map("/".join))

@@ -12,12 +12,24 @@ from xnemo_platform.errors import PlatformError
 from xnemo_platform.untrusted import PICTURES, VIDEOS, read_parquet, read_stream, require, sniff
 
 
-@pytest.mark.parametrize(("head", "kind"), [
-    (b"\0\0\0\x20ftypisom", "mp4"), (b"\x1a\x45\xdf\xa3" + bytes(9), "mkv"), (b"RIFF\0\0\0\0AVI LIST", "avi"),
-    (b"\x89PNG\r\n\x1a\n" + bytes(8), "png"), (b"\xff\xd8\xff\xe0", "jpeg"), (b"RIFF\0\0\0\0WEBPVP8 ", "webp"),
-    (b"\x10\0\0\0\0\0\0\0{\"a\"", "safetensors"), (b"PAR1", "parquet"),
-    (b"", None), (b"#EXTM3U\n", None), (b"ffconcat version", None), (b"<svg xmlns", None), (b"\x80\x04\x95", None),
-])
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x20ftypisom", "mp4"),
+        (b"\x1a\x45\xdf\xa3" + bytes(9), "mkv"),
+        (b"RIFF\0\0\0\0AVI LIST", "avi"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(8), "png"),
+        (b"\xff\xd8\xff\xe0", "jpeg"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "webp"),
+        (b'\x10\0\0\0\0\0\0\0{"a"', "safetensors"),
+        (b"PAR1", "parquet"),
+        (b"", None),
+        (b"#EXTM3U\n", None),
+        (b"ffconcat version", None),
+        (b"<svg xmlns", None),
+        (b"\x80\x04\x95", None),
+    ],
+)
 def test_kinds_are_told_by_the_first_bytes(head: bytes, kind: str | None) -> None:
     assert sniff(head) == kind
 

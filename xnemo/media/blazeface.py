@@ -29,7 +29,7 @@ class BlazeNet:
         small = cv2.resize(image, inner, interpolation=cv2.INTER_AREA)
         offset = np.array([(SIDE - inner[0]) // 2, (SIDE - inner[1]) // 2])
         canvas = np.zeros((SIDE, SIDE, 3), np.float32)
-        canvas[offset[1]:offset[1] + inner[1], offset[0]:offset[0] + inner[0]] = small / 127.5 - 1
+        canvas[offset[1] : offset[1] + inner[1], offset[0] : offset[0] + inner[0]] = small / 127.5 - 1
         self.net.setInput(canvas.transpose(2, 0, 1)[None])
         logits, raw = self.net.forward(("classificators", "regressors"))
         scores = 1 / (1 + np.exp(-np.clip(logits.reshape(-1), -50, 50)))

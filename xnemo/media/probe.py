@@ -12,8 +12,15 @@ from xnemo.media.limits import LIMITS, Limits, MediaError
 
 # The demuxer is forced by the file's first bytes. Play lists (HLS, ffconcat) can name other files and
 # addresses, so no demuxer that follows references is ever reachable.
-_DEMUXERS = ((4, b"ftyp", "mov"), (4, b"moov", "mov"), (4, b"mdat", "mov"), (4, b"wide", "mov"),
-             (4, b"free", "mov"), (0, b"\x1a\x45\xdf\xa3", "matroska"), (8, b"AVI ", "avi"))
+_DEMUXERS = (
+    (4, b"ftyp", "mov"),
+    (4, b"moov", "mov"),
+    (4, b"mdat", "mov"),
+    (4, b"wide", "mov"),
+    (4, b"free", "mov"),
+    (0, b"\x1a\x45\xdf\xa3", "matroska"),
+    (8, b"AVI ", "avi"),
+)
 _DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg"}
 
 
@@ -48,8 +55,11 @@ def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
             raise MediaError("no_video", f"{path.name} has no picture track: give a video file")
         codec = stream.codec_context
         if codec.width * codec.height > limits.pixels or codec.width * codec.height == 0:
-            raise MediaError("too_large", f"{path.name} is {codec.width}x{codec.height}; at most "
-                             f"{limits.pixels} pixels per frame are read: scale it down first")
+            raise MediaError(
+                "too_large",
+                f"{path.name} is {codec.width}x{codec.height}; at most "
+                f"{limits.pixels} pixels per frame are read: scale it down first",
+            )
         if stream.frames > limits.frames:
             raise MediaError("too_long", f"{path.name} has {stream.frames} frames, more than {limits.frames}")
         try:
@@ -76,7 +86,7 @@ def open_container(path: Path, limits: Limits):  # type: ignore[no-untyped-def] 
         raise MediaError("unreadable", f"{path} cannot be read: {error.strerror}") from error
     if size > limits.bytes:
         raise MediaError("too_large", f"{path.name} is {size >> 20} MiB, more than {limits.bytes >> 20}")
-    demuxer = next((name for at, magic, name in _DEMUXERS if head[at:at + len(magic)] == magic), None)
+    demuxer = next((name for at, magic, name in _DEMUXERS if head[at : at + len(magic)] == magic), None)
     if demuxer is None:
         raise MediaError("format", f"{path.name} is no mp4, mov, webm, mkv or avi file: convert it first")
     try:
@@ -85,8 +95,12 @@ def open_container(path: Path, limits: Limits):  # type: ignore[no-untyped-def] 
         raise MediaError("unreadable", f"{path.name} cannot be opened: {error}") from error
 
 
-def _presentation_times(path: Path, container, stream,  # type: ignore[no-untyped-def]
-                        limits: Limits) -> tuple[np.ndarray, bool]:
+def _presentation_times(
+    path: Path,
+    container,
+    stream,  # type: ignore[no-untyped-def]
+    limits: Limits,
+) -> tuple[np.ndarray, bool]:
     """(sorted times in seconds of the presented frames, whether they are all that the file lists). Packets an
     edit list hides are marked by the demuxer and are not presented."""
     stamps, total = [], 0
@@ -110,8 +124,15 @@ def _presentation_times(path: Path, container, stream,  # type: ignore[no-untype
     return np.sort(np.asarray(stamps, np.float64)) * float(stream.time_base), listed
 
 
-def _info(path: Path, container, stream, rotation: int, times: np.ndarray, listed: bool,  # type: ignore[no-untyped-def]
-          limits: Limits) -> VideoInfo:
+def _info(
+    path: Path,
+    container,
+    stream,
+    rotation: int,
+    times: np.ndarray,
+    listed: bool,  # type: ignore[no-untyped-def]
+    limits: Limits,
+) -> VideoInfo:
     times = times - times[0]
     span = float(times[-1])
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(stream.average_rate or 25)
@@ -122,12 +143,25 @@ def _info(path: Path, container, stream, rotation: int, times: np.ndarray, liste
     codec = stream.codec_context
     pixels = codec.width * codec.height * len(times)
     if duration > limits.seconds or pixels > limits.total_pixels:
-        raise MediaError("too_long", f"{path.name} has {len(times)} frames in {duration:.0f} s; at most "
-                         f"{limits.seconds:.0f} s and {limits.total_pixels} pixels in all are read")
+        raise MediaError(
+            "too_long",
+            f"{path.name} has {len(times)} frames in {duration:.0f} s; at most "
+            f"{limits.seconds:.0f} s and {limits.total_pixels} pixels in all are read",
+        )
     turned = rotation in (90, 270)
     width, height = (codec.height, codec.width) if turned else (codec.width, codec.height)
-    return VideoInfo(width, height, fps, len(times), duration, rotation, bool(container.streams.audio),
-                     codec.name, listed and rotation == 0 and codec.name in _DECORD_CODECS, times)
+    return VideoInfo(
+        width,
+        height,
+        fps,
+        len(times),
+        duration,
+        rotation,
+        bool(container.streams.audio),
+        codec.name,
+        listed and rotation == 0 and codec.name in _DECORD_CODECS,
+        times,
+    )
 
 
 def _rotation(container, stream) -> int:  # type: ignore[no-untyped-def]

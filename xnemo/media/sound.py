@@ -10,8 +10,15 @@ from xnemo.media.limits import LIMITS, Limits, MediaError
 from xnemo.media.probe import open_container
 
 
-def read_sound(path: str | Path, start: float, end: float, *, rate: int | None = None, layout: str | None = None,
-               limits: Limits = LIMITS) -> Iterator[np.ndarray]:
+def read_sound(
+    path: str | Path,
+    start: float,
+    end: float,
+    *,
+    rate: int | None = None,
+    layout: str | None = None,
+    limits: Limits = LIMITS,
+) -> Iterator[np.ndarray]:
     """Yield blocks float32 [channels, samples] of the sound in [start, end), seconds from the first frame of
     the picture. rate, layout ("mono", "stereo"): as in the file if None. Nothing is yielded for a file
     without sound. Raises MediaError (`corrupt`) for damaged sound."""
@@ -32,7 +39,7 @@ def read_sound(path: str | Path, start: float, end: float, *, rate: int | None =
                     position = round(((frame.time or 0.0) - origin - start) * rate)
                 for block in resampler.resample(frame):
                     samples = block.to_ndarray()
-                    keep = samples[:, max(0, -position):max(0, round((end - start) * rate) - position)]
+                    keep = samples[:, max(0, -position) : max(0, round((end - start) * rate) - position)]
                     position += samples.shape[1]
                     if keep.shape[1]:
                         yield keep
@@ -62,7 +69,7 @@ def mux_sound(out, stream, blocks: Iterator[np.ndarray]) -> None:  # type: ignor
         pending = np.concatenate([pending, block], axis=1)
         whole = pending.shape[1] // step * step
         for at in range(0, whole, step):
-            _mux_block(av, out, stream, pending[:, at:at + step], done + at)
+            _mux_block(av, out, stream, pending[:, at : at + step], done + at)
         done, pending = done + whole, pending[:, whole:]
     if pending.shape[1]:
         _mux_block(av, out, stream, pending, done)
@@ -70,14 +77,16 @@ def mux_sound(out, stream, blocks: Iterator[np.ndarray]) -> None:  # type: ignor
 
 
 def _mux_block(av, out, stream, samples: np.ndarray, position: int) -> None:  # type: ignore[no-untyped-def]
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp",
-                                       layout=stream.codec_context.layout.name)
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(samples), format="fltp", layout=stream.codec_context.layout.name
+    )
     frame.sample_rate, frame.pts = stream.rate, position
     out.mux(stream.encode(frame))
 
 
-def cut_sound(path: str | Path, start: float, end: float, *, rate: int = 16_000,
-              limits: Limits = LIMITS) -> bytes | None:
+def cut_sound(
+    path: str | Path, start: float, end: float, *, rate: int = 16_000, limits: Limits = LIMITS
+) -> bytes | None:
     """The sound of [start, end) as an m4a file in memory, mono AAC at `rate`; None if the file is silent."""
     import av
 

@@ -24,8 +24,9 @@ __all__ = ["VideoInfo", "check", "pick", "probe", "read_frames", "stream_frames"
 _BATCH = 32
 
 
-def pick(times: np.ndarray, duration: float, fps: float | None, start: float = 0.0,
-         end: float | None = None) -> np.ndarray:
+def pick(
+    times: np.ndarray, duration: float, fps: float | None, start: float = 0.0, end: float | None = None
+) -> np.ndarray:
     """Indices of the frames to show: at `fps`, for each tick start + k/fps the frame nearest in time; all of
     [start, end) without `fps`. Sorted; frames repeat where the source is slower."""
     end = duration if end is None else min(end, duration)
@@ -37,10 +38,18 @@ def pick(times: np.ndarray, duration: float, fps: float | None, start: float = 0
     return np.where(ticks - times[before] <= times[after] - ticks + 1e-9, before, after)
 
 
-def stream_frames(path: str | Path, *, fps: float | None = None, size: tuple[int, int] | None = None,
-                  max_side: int | None = None, start: float = 0.0, end: float | None = None,
-                  max_frames: int | None = None, limits: Limits = LIMITS,
-                  info: VideoInfo | None = None) -> Iterator[np.ndarray]:
+def stream_frames(
+    path: str | Path,
+    *,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    max_side: int | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+    max_frames: int | None = None,
+    limits: Limits = LIMITS,
+    info: VideoInfo | None = None,
+) -> Iterator[np.ndarray]:
     """Yield the frames in order as batches uint8 [<=32, H, W, 3], in bounded memory, each decoded once.
 
     fps: resample by time stamps. size: (width, height); max_side: shrink so that no side is longer. start,
@@ -58,18 +67,31 @@ def stream_frames(path: str | Path, *, fps: float | None = None, size: tuple[int
         # `frames` are unique[first:first+n]; hand out every wanted position that falls into them
         stop = int(np.searchsorted(position, first + len(frames)))
         for at in range(done, stop, _BATCH):
-            yield frames[position[at:min(at + _BATCH, stop)] - first]
+            yield frames[position[at : min(at + _BATCH, stop)] - first]
         done = stop
     if done != len(wanted):
         raise MediaError("truncated", f"{Path(path).name}: {done} of {len(wanted)} frames could be decoded")
 
 
-def read_frames(path: str | Path, *, fps: float | None = None, size: tuple[int, int] | None = None,
-                max_side: int | None = None, start: float = 0.0, end: float | None = None,
-                max_frames: int | None = None, limits: Limits = LIMITS) -> np.ndarray:
+def read_frames(
+    path: str | Path,
+    *,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    max_side: int | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+    max_frames: int | None = None,
+    limits: Limits = LIMITS,
+) -> np.ndarray:
     """All frames at once, uint8 [F, H, W, 3]; arguments and errors as `stream_frames`."""
-    return np.concatenate(list(stream_frames(path, fps=fps, size=size, max_side=max_side, start=start,
-                                             end=end, max_frames=max_frames, limits=limits)))
+    return np.concatenate(
+        list(
+            stream_frames(
+                path, fps=fps, size=size, max_side=max_side, start=start, end=end, max_frames=max_frames, limits=limits
+            )
+        )
+    )
 
 
 def _shrunk(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
@@ -77,8 +99,9 @@ def _shrunk(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
     return max(1, round(info.width * scale)), max(1, round(info.height * scale))
 
 
-def _read_decord(path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int,
-                 limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+def _read_decord(
+    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits
+) -> Iterator[tuple[int, np.ndarray]]:
     import decord
 
     try:
@@ -86,7 +109,7 @@ def _read_decord(path: Path, info: VideoInfo, indices: np.ndarray, width: int, h
         reader = decord.VideoReader(str(path), num_threads=1, **resize)
         if len(reader) == info.frames:
             for first in range(0, len(indices), _BATCH):
-                batch = reader.get_batch(indices[first:first + _BATCH].tolist()).asnumpy()
+                batch = reader.get_batch(indices[first : first + _BATCH].tolist()).asnumpy()
                 yield first, batch
             return
     except (RuntimeError, decord.DECORDError) as error:
@@ -95,8 +118,9 @@ def _read_decord(path: Path, info: VideoInfo, indices: np.ndarray, width: int, h
     yield from _read_pyav(path, info, indices, width, height, limits)  # counts disagree: PyAV is right
 
 
-def _read_pyav(path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int,
-               limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+def _read_pyav(
+    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits
+) -> Iterator[tuple[int, np.ndarray]]:
     import av
 
     turned = info.rotation in (90, 270)
@@ -121,8 +145,14 @@ def _read_pyav(path: Path, info: VideoInfo, indices: np.ndarray, width: int, hei
         yield first, np.stack(batch)
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, audio_from: str | Path | None = None,
-                crf: int = 18, metadata: Mapping[str, str] | None = None) -> Path:
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    audio_from: str | Path | None = None,
+    crf: int = 18,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """Write frames (an iterable of uint8 RGB [H, W, 3], used as they come) as H.264 mp4, yuv420p, faststart.
 
     audio_from: a file whose sound is taken along as AAC, cut to the picture's length. crf: x264 quality,
@@ -149,8 +179,14 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, audi
     return path
 
 
-def _write_streams(out, frames: Iterator[np.ndarray], shape: tuple[int, ...], fps: float,  # type: ignore[no-untyped-def]
-                   crf: int, audio_from: str | Path | None) -> None:
+def _write_streams(
+    out,
+    frames: Iterator[np.ndarray],
+    shape: tuple[int, ...],
+    fps: float,  # type: ignore[no-untyped-def]
+    crf: int,
+    audio_from: str | Path | None,
+) -> None:
     import av
 
     from xnemo.media import sound
@@ -163,11 +199,14 @@ def _write_streams(out, frames: Iterator[np.ndarray], shape: tuple[int, ...], fp
     count = 0
     for count, frame in enumerate(frames, 1):
         if frame.shape != shape or frame.dtype != np.uint8:
-            raise XNeMoError(f"frame {count - 1} is {frame.dtype} {frame.shape}, the first is uint8 {shape}: "
-                             "all frames of a video need one size")
+            raise XNeMoError(
+                f"frame {count - 1} is {frame.dtype} {frame.shape}, the first is uint8 {shape}: "
+                "all frames of a video need one size"
+            )
         padded = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), "edge")
         out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")))
     out.mux(picture.encode(None))
     if voice is not None and audio_from is not None:
-        sound.mux_sound(out, voice, sound.read_sound(audio_from, 0.0, count / float(rate),
-                                                     layout=voice.codec_context.layout.name))
+        sound.mux_sound(
+            out, voice, sound.read_sound(audio_from, 0.0, count / float(rate), layout=voice.codec_context.layout.name)
+        )

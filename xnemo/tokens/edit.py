@@ -40,8 +40,10 @@ def concatenate(motions: Sequence[Motion], blend: int = 8) -> Motion:
         if (motion.f_mot.shape[1], motion.fps) != (first.f_mot.shape[1], first.fps):
             raise XNeMoError("motions of different width or frame rate cannot be joined: extract them alike")
         if motion.model and first.model and motion.model != first.model:
-            raise XNeMoError(f"motions of models {first.model[:12]} and {motion.model[:12]} cannot be joined: "
-                             "extract both with one model")
+            raise XNeMoError(
+                f"motions of models {first.model[:12]} and {motion.model[:12]} cannot be joined: "
+                "extract both with one model"
+            )
     f_mot, f_rts = first.f_mot, first.f_rts
     for motion in motions[1:]:
         f_mot, f_rts = _faded(f_mot, motion.f_mot, blend), _faded(f_rts, motion.f_rts, blend)
@@ -62,8 +64,7 @@ def loop(motion: Motion, times: int, blend: int = 8) -> Motion:
         # The tail fades into the head: frame 0 of the period follows its last frame as it did in the clip.
         return np.concatenate([_faded(values[period:], values[:blend], blend), values[blend:period]])
 
-    return replace(motion, f_mot=np.tile(once(motion.f_mot), (times, 1)),
-                   f_rts=np.tile(once(motion.f_rts), (times, 1)))
+    return replace(motion, f_mot=np.tile(once(motion.f_mot), (times, 1)), f_rts=np.tile(once(motion.f_rts), (times, 1)))
 
 
 def smooth(motion: Motion, sigma: float = 1.0) -> Motion:
@@ -115,5 +116,5 @@ def _faded(a: np.ndarray, b: np.ndarray, blend: int) -> np.ndarray:
     """a [T,C] then b [U,C] with a cross-fade of at most `blend` frames."""
     n = max(min(blend, len(a), len(b)), 0)
     weight = (np.arange(1, n + 1) / (n + 1))[:, None].astype(a.dtype)
-    mixed = (1 - weight) * a[len(a) - n:] + weight * b[:n]
-    return np.concatenate([a[:len(a) - n], mixed, b[n:]])
+    mixed = (1 - weight) * a[len(a) - n :] + weight * b[:n]
+    return np.concatenate([a[: len(a) - n], mixed, b[n:]])

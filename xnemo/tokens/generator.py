@@ -59,8 +59,9 @@ class GeneratorConfig(Strict):
     @classmethod
     def small(cls) -> Self:
         """Trains in seconds on two CPU cores."""
-        return cls(codes=64, groups=4, layers=3, width=128, heads=4, positions=64, max_tokens=32, context_tokens=24,
-                   keep=0.9)
+        return cls(
+            codes=64, groups=4, layers=3, width=128, heads=4, positions=64, max_tokens=32, context_tokens=24, keep=0.9
+        )
 
     # Ids after the codes 0 … K - 1.
     @property
@@ -97,8 +98,10 @@ class GeneratorConfig(Strict):
             raise XNeMoError(f"emotion {emotion!r} is unknown: choose one of {', '.join(self.emotions)}")
         if intensity is not None and not 1 <= intensity <= self.intensities:
             raise XNeMoError(f"intensity must lie between 1 and {self.intensities}, not {intensity}")
-        return (UNKNOWN if emotion is None else self.emotions.index(emotion),
-                UNKNOWN if intensity is None else intensity)
+        return (
+            UNKNOWN if emotion is None else self.emotions.index(emotion),
+            UNKNOWN if intensity is None else intensity,
+        )
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,21 @@ class MotionGenerator(nn.Module):
         self.config = config
         self.belongs_to = ""  # digest of the tokenizer whose codes it was trained on
         self.digest = ""  # of its own weights as last saved or loaded
-        self.gpt = GPT2LMHeadModel(GPT2Config(
-            vocab_size=config.vocabulary, n_positions=config.positions, n_embd=config.width, n_layer=config.layers,
-            n_head=config.heads, resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
-            bos_token_id=config.bos, eos_token_id=config.eos, pad_token_id=config.pad))
+        self.gpt = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=config.vocabulary,
+                n_positions=config.positions,
+                n_embd=config.width,
+                n_layer=config.layers,
+                n_head=config.heads,
+                resid_pdrop=config.dropout,
+                embd_pdrop=config.dropout,
+                attn_pdrop=config.dropout,
+                bos_token_id=config.bos,
+                eos_token_id=config.eos,
+                pad_token_id=config.pad,
+            )
+        )
 
     def losses(self, batch: TokenBatch, draw: Uniform | None = None) -> dict[str, Tensor]:
         """{"loss": mean cross-entropy over codes and true ends, "accuracy" of the next code}.
@@ -152,7 +166,7 @@ class MotionGenerator(nn.Module):
             codes = torch.where(corrupted, (draw.uniform("code", n) * config.codes).long(), codes)
         codes = codes.masked_fill(place[:, :n] >= lengths, config.pad)
         seen = F.pad((place[:, :n] < lengths).long(), (LEAD, 0), value=1)
-        logits = self.gpt(torch.cat([lead, codes], dim=1), attention_mask=seen).logits[:, LEAD - 1:]
+        logits = self.gpt(torch.cat([lead, codes], dim=1), attention_mask=seen).logits[:, LEAD - 1 :]
         loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100)
         valid = targets != -100
         accuracy = ((logits.argmax(-1) == targets) & valid).sum() / valid.sum().clamp_min(1)
@@ -160,12 +174,12 @@ class MotionGenerator(nn.Module):
 
     def _lead(self, emotions: Sequence[int], intensities: Sequence[int]) -> Tensor:
         c = self.config
-        rows = [[c.bos, c.emotion_token(e), c.intensity_token(i)]
-                for e, i in zip(emotions, intensities, strict=True)]
+        rows = [[c.bos, c.emotion_token(e), c.intensity_token(i)] for e, i in zip(emotions, intensities, strict=True)]
         return torch.tensor(rows, device=self.gpt.device)
 
-    def generate(self, length: int, *, prefix: Tensor | None = None, batch: int = 1, seed: int = 0,
-                 **options: Any) -> Tensor:
+    def generate(
+        self, length: int, *, prefix: Tensor | None = None, batch: int = 1, seed: int = 0, **options: Any
+    ) -> Tensor:
         """`length` new code ids after `prefix` [B,n] (or after nothing, for `batch` rows): [B,length].
 
         Row i draws with seed + i, whatever the batch. Options: see `stream`.
@@ -175,9 +189,19 @@ class MotionGenerator(nn.Module):
         return torch.stack(rows, dim=1) if rows else torch.empty(batch, 0, dtype=torch.long)
 
     @torch.no_grad()
-    def stream(self, *, prefix: Tensor | None = None, batch: int = 1, seed: int = 0, emotion: str | None = None,
-               intensity: int | None = None, temperature: float = 1.0, top_p: float = 0.95, guidance: float = 1.0,
-               cache: bool = True) -> Iterator[Tensor]:
+    def stream(
+        self,
+        *,
+        prefix: Tensor | None = None,
+        batch: int = 1,
+        seed: int = 0,
+        emotion: str | None = None,
+        intensity: int | None = None,
+        temperature: float = 1.0,
+        top_p: float = 0.95,
+        guidance: float = 1.0,
+        cache: bool = True,
+    ) -> Iterator[Tensor]:
         """Code ids [B], one time after another, without end: EOS and the labels are never sampled.
 
         The context is the last `context_tokens` up to `max_tokens` - 1 tokens: time and memory per token are flat.
@@ -193,10 +217,10 @@ class MotionGenerator(nn.Module):
         lead = self._lead([label[0]] * rows, [label[1]] * rows)
         if guided:
             lead = torch.cat([lead, self._lead([UNKNOWN] * rows, [UNKNOWN] * rows)])
-        history = history[:, -self.config.context_tokens:]
+        history = history[:, -self.config.context_tokens :]
         context = _Context(self, lead, cache)
         while True:
-            logits = context.next_logits(history.repeat(2 if guided else 1, 1))[:, :self.config.codes]
+            logits = context.next_logits(history.repeat(2 if guided else 1, 1))[:, : self.config.codes]
             if guided:
                 logits = (1 + guidance) * logits[:rows] - guidance * logits[rows:]
             draws = torch.stack([torch.rand((), generator=g) for g in generators])
@@ -204,7 +228,7 @@ class MotionGenerator(nn.Module):
             yield ids
             history = torch.cat([history, ids[:, None]], dim=1)
             if history.shape[1] >= self.config.max_tokens:
-                history = history[:, self._slide(history.shape[1]):]
+                history = history[:, self._slide(history.shape[1]) :]
                 context = _Context(self, lead, cache)
 
     def _slide(self, n: int) -> int:
@@ -216,8 +240,10 @@ class MotionGenerator(nn.Module):
         if ids.ndim != 2 or ids.shape[1] % self.config.groups or ids.dtype != torch.long:
             raise XNeMoError(f"a token prefix must be long [B,n], n a multiple of {self.config.groups}")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.codes:
-            raise XNeMoError(f"a token prefix must hold ids below {self.config.codes}: "
-                             "use the tokenizer this generator was trained with")
+            raise XNeMoError(
+                f"a token prefix must hold ids below {self.config.codes}: "
+                "use the tokenizer this generator was trained with"
+            )
 
 
 class _Context:
@@ -233,7 +259,7 @@ class _Context:
         ids = ids.to(self.lead.device)
         if not self.cache:
             return self.gpt(torch.cat([self.lead, ids], dim=1), use_cache=False).logits[:, -1]
-        fresh = torch.cat([self.lead, ids], dim=1) if self.past is None else ids[:, self.seen:]
+        fresh = torch.cat([self.lead, ids], dim=1) if self.past is None else ids[:, self.seen :]
         out = self.gpt(fresh, past_key_values=self.past, use_cache=True, logits_to_keep=1)
         self.past, self.seen = out.past_key_values, ids.shape[1]
         return out.logits[:, -1]

@@ -33,8 +33,9 @@ def parse_key(text: str) -> tuple[str, float]:
         raise XNeMoError(f"{text}: write a moment as FILE@SECONDS, for example a.safetensors@0.4s") from None
 
 
-def interpolate(keys: Sequence[Key], frames: int, *, times: Sequence[float] | None = None,
-                curve: Curve = "linear") -> Motion:
+def interpolate(
+    keys: Sequence[Key], frames: int, *, times: Sequence[float] | None = None, curve: Curve = "linear"
+) -> Motion:
     """A motion of `frames` frames that passes through every key, first and last exactly.
 
     times: when each key is reached, increasing; scaled to the result's length (default: evenly spaced).
@@ -49,8 +50,12 @@ def interpolate(keys: Sequence[Key], frames: int, *, times: Sequence[float] | No
     alpha = (position - segment)[:, None]
     blend = slerp if curve == "spherical" else _lerp
     first = keys[0].motion
-    return Motion(f_mot=blend(codes[segment], codes[segment + 1], alpha),
-                  f_rts=_lerp(places[segment], places[segment + 1], alpha), fps=first.fps, model=first.model)
+    return Motion(
+        f_mot=blend(codes[segment], codes[segment + 1], alpha),
+        f_rts=_lerp(places[segment], places[segment + 1], alpha),
+        fps=first.fps,
+        model=first.model,
+    )
 
 
 def slerp(a: np.ndarray, b: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -87,13 +92,18 @@ def _check(keys: Sequence[Key], frames: int, times: Sequence[float] | None) -> N
     first = keys[0].motion
     for key in keys:
         if not 0 <= key.seconds <= (len(key.motion) - 1) / key.motion.fps + 1e-6:
-            raise XNeMoError(f"the moment {key.seconds:g} s lies outside a motion of "
-                             f"{(len(key.motion) - 1) / key.motion.fps:g} s")
+            raise XNeMoError(
+                f"the moment {key.seconds:g} s lies outside a motion of {(len(key.motion) - 1) / key.motion.fps:g} s"
+            )
         if key.motion.f_mot.shape[1] != first.f_mot.shape[1]:
-            raise XNeMoError(f"motions of widths {first.f_mot.shape[1]} and {key.motion.f_mot.shape[1]} "
-                             "cannot be mixed: extract both with one model")
+            raise XNeMoError(
+                f"motions of widths {first.f_mot.shape[1]} and {key.motion.f_mot.shape[1]} "
+                "cannot be mixed: extract both with one model"
+            )
         if key.motion.model and first.model and key.motion.model != first.model:
-            raise XNeMoError(f"motions of models {first.model[:12]} and {key.motion.model[:12]} cannot be mixed: "
-                             "extract both with one model")
+            raise XNeMoError(
+                f"motions of models {first.model[:12]} and {key.motion.model[:12]} cannot be mixed: "
+                "extract both with one model"
+            )
     if times is not None and (len(times) != len(keys) or not np.all(np.diff(times) > 0)):
         raise XNeMoError("times must hold one increasing number per key")

@@ -90,11 +90,15 @@ def load_motion(source: str | Path | bytes, *, model: str | None = None, feature
     name = "motion" if isinstance(source, bytes) else str(source)
     motion = _parse(_read(source, name), name)
     if model and motion.model and motion.model != model:
-        raise XNeMoError(f"{name}: made with model {motion.model[:12]}, not with {model[:12]}: "
-                         "extract the motion again with the model in use")
+        raise XNeMoError(
+            f"{name}: made with model {motion.model[:12]}, not with {model[:12]}: "
+            "extract the motion again with the model in use"
+        )
     if features is not None and motion.f_mot.shape[1] != features:
-        raise XNeMoError(f"{name}: f_mot has width {motion.f_mot.shape[1]}, the model expects {features}: "
-                         "extract the motion again with the model in use")
+        raise XNeMoError(
+            f"{name}: f_mot has width {motion.f_mot.shape[1]}, the model expects {features}: "
+            "extract the motion again with the model in use"
+        )
     return motion
 
 
@@ -117,7 +121,7 @@ def _parse(data: bytes, name: str) -> Motion:
 
     try:
         length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:8 + length])
+        header = json.loads(data[8 : 8 + length])
         meta = json.loads(header["__metadata__"]["motion"])
         tensors = load(data)
         fps, model = float(meta["fps"]), str(meta["model"])

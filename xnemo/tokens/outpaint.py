@@ -27,8 +27,14 @@ SIGMA = 1.0  # frames, of the smoothing of generated motion
 CHUNK = 64  # time steps decoded at once, besides the overlap
 
 
-def outpaint(tokenizer: MotionTokenizer, generator: MotionGenerator, prefix: Tensor | None, length: int,
-             seed: int = 0, **options: Any) -> Tensor:
+def outpaint(
+    tokenizer: MotionTokenizer,
+    generator: MotionGenerator,
+    prefix: Tensor | None,
+    length: int,
+    seed: int = 0,
+    **options: Any,
+) -> Tensor:
     """f_mot [P,D] or None → f_mot [length,D] whose first P frames are the prefix, bit for bit.
 
     Options: emotion, intensity, temperature, top_p, guidance (see MotionGenerator.stream), sigma.
@@ -41,16 +47,27 @@ def outpaint(tokenizer: MotionTokenizer, generator: MotionGenerator, prefix: Ten
     return torch.cat(new if prefix is None else [prefix.float(), *new])
 
 
-def outpaint_motion(tokenizer: MotionTokenizer, generator: MotionGenerator, prefix: Motion | None, length: int,
-                    seed: int = 0, *, placement: Literal["constant", "decay"] = "constant",
-                    **options: Any) -> Motion:
+def outpaint_motion(
+    tokenizer: MotionTokenizer,
+    generator: MotionGenerator,
+    prefix: Motion | None,
+    length: int,
+    seed: int = 0,
+    *,
+    placement: Literal["constant", "decay"] = "constant",
+    **options: Any,
+) -> Motion:
     """As `outpaint`, for motion files. New frames keep the prefix's last f_rts, or decay to (0,0,1) in a second."""
     if prefix is not None and abs(prefix.fps - FPS) > 0.5:
-        raise XNeMoError(f"the prefix has {prefix.fps:g} frames per second, motion models know {FPS:g}: "
-                         "extract it again at that rate")
+        raise XNeMoError(
+            f"the prefix has {prefix.fps:g} frames per second, motion models know {FPS:g}: "
+            "extract it again at that rate"
+        )
     if prefix is not None and prefix.model and tokenizer.belongs_to and prefix.model != tokenizer.belongs_to:
-        raise XNeMoError(f"the prefix was extracted with model {prefix.model[:12]}, the tokenizer belongs to "
-                         f"{tokenizer.belongs_to[:12]}: use the tokenizer trained for that model")
+        raise XNeMoError(
+            f"the prefix was extracted with model {prefix.model[:12]}, the tokenizer belongs to "
+            f"{tokenizer.belongs_to[:12]}: use the tokenizer trained for that model"
+        )
     start = None if prefix is None else torch.from_numpy(prefix.f_mot)
     f_mot = outpaint(tokenizer, generator, start, length, seed, **options).numpy()
     if prefix is None:
@@ -63,8 +80,16 @@ def outpaint_motion(tokenizer: MotionTokenizer, generator: MotionGenerator, pref
 
 
 @torch.no_grad()
-def outpaint_stream(tokenizer: MotionTokenizer, generator: MotionGenerator, prefix: Tensor | None, frames: int,
-                    seed: int = 0, *, sigma: float = SIGMA, **options: Any) -> Iterator[Tensor]:
+def outpaint_stream(
+    tokenizer: MotionTokenizer,
+    generator: MotionGenerator,
+    prefix: Tensor | None,
+    frames: int,
+    seed: int = 0,
+    *,
+    sigma: float = SIGMA,
+    **options: Any,
+) -> Iterator[Tensor]:
     """The `frames` frames that follow the prefix, as pieces [n,D] in order."""
     _check_pair(tokenizer, generator)
     config = tokenizer.config
@@ -78,7 +103,7 @@ def outpaint_stream(tokenizer: MotionTokenizer, generator: MotionGenerator, pref
     ids = _prefix_tokens(tokenizer, prefix, generator.config.context_tokens)
     new = generator.stream(prefix=ids[None], seed=seed, **options)
     # The last step of the prefix is decoded once more: the shift between it and the truth is what must fade.
-    left, last = ids[:-config.groups], ids[-config.groups:]
+    left, last = ids[: -config.groups], ids[-config.groups :]
     decoded = _decoded(tokenizer, left, chain(last.split(1), new), steps + 1)
     pieces = _trimmed(_joined(decoded, prefix[-1], config.factor), frames)
     yield from _smoothed(pieces, prefix, sigma)
@@ -87,11 +112,15 @@ def outpaint_stream(tokenizer: MotionTokenizer, generator: MotionGenerator, pref
 def _check_pair(tokenizer: MotionTokenizer, generator: MotionGenerator) -> None:
     a, b = tokenizer.config, generator.config
     if (a.codes, a.groups) != (b.codes, b.groups):
-        raise XNeMoError(f"the tokenizer has {a.codes} codes in {a.groups} groups, the generator {b.codes} in "
-                         f"{b.groups}: use the tokenizer the generator was trained with")
+        raise XNeMoError(
+            f"the tokenizer has {a.codes} codes in {a.groups} groups, the generator {b.codes} in "
+            f"{b.groups}: use the tokenizer the generator was trained with"
+        )
     if generator.belongs_to and tokenizer.digest and generator.belongs_to != tokenizer.digest:
-        raise XNeMoError(f"the generator was trained on tokenizer {generator.belongs_to[:12]}, this one is "
-                         f"{tokenizer.digest[:12]}: use the tokenizer the generator was trained with")
+        raise XNeMoError(
+            f"the generator was trained on tokenizer {generator.belongs_to[:12]}, this one is "
+            f"{tokenizer.digest[:12]}: use the tokenizer the generator was trained with"
+        )
 
 
 def _empty() -> Tensor:
@@ -117,7 +146,7 @@ def _decoded(tokenizer: MotionTokenizer, left: Tensor, ids: Iterator[Tensor], st
     Every chunk is decoded with R steps on either side, so the pieces equal one decoding of the whole.
     """
     config, overlap = tokenizer.config, tokenizer.receptive_steps()
-    held = left[-overlap * config.groups:]
+    held = left[-overlap * config.groups :]
     before, done = len(held) // config.groups, 0
     while done < steps:
         take = min(CHUNK, steps - done)
@@ -125,10 +154,10 @@ def _decoded(tokenizer: MotionTokenizer, left: Tensor, ids: Iterator[Tensor], st
         fresh = [next(ids) for _ in range(wanted * config.groups - len(held))]
         held = torch.cat([held, *fresh])
         frames = tokenizer.decode(held[None].to(tokenizer.mean.device))[0].cpu()
-        yield frames[before * config.factor:(before + take) * config.factor]
+        yield frames[before * config.factor : (before + take) * config.factor]
         done += take
         drop = max(before + take - overlap, 0)
-        held, before = held[drop * config.groups:], before + take - drop
+        held, before = held[drop * config.groups :], before + take - drop
 
 
 def _joined(pieces: Iterator[Tensor], last_true: Tensor, factor: int) -> Iterator[Tensor]:
@@ -136,7 +165,7 @@ def _joined(pieces: Iterator[Tensor], last_true: Tensor, factor: int) -> Iterato
     first = next(pieces)
     shift = last_true - first[factor - 1]
     place = torch.arange(1, BLEND_FRAMES + 1) / (BLEND_FRAMES + 1)
-    weight = (0.5 * (1 + torch.cos(torch.pi * place)))[:len(first) - factor, None]
+    weight = (0.5 * (1 + torch.cos(torch.pi * place)))[: len(first) - factor, None]
     first = first[factor:]
     yield torch.cat([first[:BLEND_FRAMES] + weight * shift, first[BLEND_FRAMES:]])
     yield from pieces
@@ -161,7 +190,7 @@ def _smoothed(pieces: Iterator[Tensor], prefix: Tensor | None, sigma: float) -> 
         held = torch.cat([_padded(piece[:1], radius) if held is None else held, piece])
         if len(held) > 2 * radius:
             yield F.conv1d(held.T[:, None], kernel)[:, 0].T
-            held = held[-2 * radius:]
+            held = held[-2 * radius :]
     assert held is not None  # at least one frame was asked for
     yield F.conv1d(torch.cat([held, held[-1:].expand(radius, -1)]).T[:, None], kernel)[:, 0].T
 

@@ -56,8 +56,7 @@ class TokenizerConfig(Strict):
     @classmethod
     def small(cls, features: int = 64) -> Self:
         """Trains in seconds on two CPU cores."""
-        return cls(features=features, codes=64, code_dim=4, groups=4, width=96, dilations=(3, 1), window=32,
-                   decay=0.97)
+        return cls(features=features, codes=64, code_dim=4, groups=4, width=96, dilations=(3, 1), window=32, decay=0.97)
 
 
 class MotionTokenizer(nn.Module):
@@ -81,8 +80,10 @@ class MotionTokenizer(nn.Module):
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Per-feature mean and standard deviation [D] of the training set; constant features get a floor."""
         if mean.shape != self.mean.shape or std.shape != self.std.shape:
-            raise XNeMoError(f"feature statistics must be of width {self.config.features}, "
-                             f"not {tuple(mean.shape)}: train the tokenizer for this motion encoder")
+            raise XNeMoError(
+                f"feature statistics must be of width {self.config.features}, "
+                f"not {tuple(mean.shape)}: train the tokenizer for this motion encoder"
+            )
         self.mean.copy_(mean)
         self.std.copy_(std.clamp_min(max(float(std.mean()) * 1e-3, 1e-6)))
 
@@ -114,8 +115,7 @@ class MotionTokenizer(nn.Module):
             "velocity": F.smooth_l1_loss(decoded.diff(dim=1), x.diff(dim=1)),
             "commit": (z - codes).square().mean(),
         }
-        loss = (terms["reconstruction"] + self.config.velocity * terms["velocity"]
-                + self.config.commit * terms["commit"])
+        loss = terms["reconstruction"] + self.config.velocity * terms["velocity"] + self.config.commit * terms["commit"]
         if self.training:
             self.codebook.update(z.detach(), ids, reduce or sum_over_ranks)
         with torch.no_grad():
@@ -136,11 +136,15 @@ class MotionTokenizer(nn.Module):
     def _normalised(self, f_mot: Tensor) -> Tensor:
         width, factor = self.config.features, self.config.factor
         if f_mot.ndim != 3 or f_mot.shape[2] != width:
-            raise XNeMoError(f"f_mot must be [B,T,{width}] for this tokenizer, not {tuple(f_mot.shape)}: "
-                             "use the tokenizer trained with the same motion encoder")
+            raise XNeMoError(
+                f"f_mot must be [B,T,{width}] for this tokenizer, not {tuple(f_mot.shape)}: "
+                "use the tokenizer trained with the same motion encoder"
+            )
         if f_mot.shape[1] < factor or f_mot.shape[1] % factor:
-            raise XNeMoError(f"a motion of {f_mot.shape[1]} frames cannot be tokenized: "
-                             f"give a multiple of {factor}, at least {factor}")
+            raise XNeMoError(
+                f"a motion of {f_mot.shape[1]} frames cannot be tokenized: "
+                f"give a multiple of {factor}, at least {factor}"
+            )
         return (f_mot - self.mean) / self.std
 
     def _raw(self, x: Tensor) -> Tensor:
@@ -188,7 +192,7 @@ class Codebook(nn.Module):
         total = torch.zeros_like(self.total).index_add_(0, ids, z)
         packed = reduce(torch.cat([total, count[:, None], self._candidates(z)], dim=1))
         d = total.shape[1]
-        total, count, candidates = packed[:, :d], packed[:, d], F.normalize(packed[:, d + 1:], dim=-1)
+        total, count, candidates = packed[:, :d], packed[:, d], F.normalize(packed[:, d + 1 :], dim=-1)
         mean_count = count.sum() / len(count)
         if self.updates > 0:  # the first batch finds all codes dead, and so seeds them with its own vectors
             self.count.lerp_(count, 1 - self.decay)

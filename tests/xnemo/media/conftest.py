@@ -16,20 +16,28 @@ def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray
     image = np.zeros((height, width, 3), np.uint8)
     for bit in range(8):
         if number >> bit & 1:
-            image[: height // 2, bit * width // 8:(bit + 1) * width // 8] = 255
-    image[height // 2:, : width // 2] = (220, 30, 30)
+            image[: height // 2, bit * width // 8 : (bit + 1) * width // 8] = 255
+    image[height // 2 :, : width // 2] = (220, 30, 30)
     return image
 
 
 def number_of(image: np.ndarray) -> int:
     """The number a picture shows."""
     height, width = image.shape[:2]
-    row = image[height // 8: height // 2 - height // 8].mean(axis=(0, 2))
-    return sum((row[bit * width // 8 + 4:(bit + 1) * width // 8 - 4].mean() > 127) << bit for bit in range(8))
+    row = image[height // 8 : height // 2 - height // 8].mean(axis=(0, 2))
+    return sum((row[bit * width // 8 + 4 : (bit + 1) * width // 8 - 4].mean() > 127) << bit for bit in range(8))
 
 
-def write(path: Path, times: list[float], *, codec: str = "libx264", rotation: int = 0, gop: int = 12,
-          container: str | None = None, sound: bool = False) -> Path:
+def write(
+    path: Path,
+    times: list[float],
+    *,
+    codec: str = "libx264",
+    rotation: int = 0,
+    gop: int = 12,
+    container: str | None = None,
+    sound: bool = False,
+) -> Path:
     """A video whose frame k is shown at times[k] seconds."""
     base = Fraction(1, 12_800)
     with av.open(str(path), "w", format=container) as out:

@@ -165,11 +165,16 @@ def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
         probe(tmp_path / "nowhere.mp4")
 
 
-@pytest.mark.parametrize(("limits", "code"), [
-    (Limits(pixels=WIDTH * HEIGHT - 1), "too_large"), (Limits(frames=49), "too_long"),
-    (Limits(seconds=1.9), "too_long"), (Limits(total_pixels=WIDTH * HEIGHT * 49), "too_long"),
-    (Limits(bytes=1000), "too_large"),
-])
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (Limits(pixels=WIDTH * HEIGHT - 1), "too_large"),
+        (Limits(frames=49), "too_long"),
+        (Limits(seconds=1.9), "too_long"),
+        (Limits(total_pixels=WIDTH * HEIGHT * 49), "too_long"),
+        (Limits(bytes=1000), "too_large"),
+    ],
+)
 def test_every_limit_is_checked_before_decoding(clip: Path, limits: Limits, code: str) -> None:
     with pytest.raises(MediaError) as caught:
         probe(clip, limits)
@@ -221,7 +226,8 @@ def test_sound_is_cut_to_the_length_of_the_picture(clip: Path, tmp_path: Path) -
     path = write_video(tmp_path / "out.mp4", [picture(k) for k in range(20)], 25, audio_from=clip)
     with av.open(str(path)) as container:
         assert float(container.streams.audio[0].duration * container.streams.audio[0].time_base) == pytest.approx(
-            0.8, abs=0.1)
+            0.8, abs=0.1
+        )
 
 
 def test_metadata_is_written(tmp_path: Path) -> None:

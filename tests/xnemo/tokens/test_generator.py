@@ -24,16 +24,22 @@ class Keyed:
 
 def batch_of(ids: Tensor, emotions: list[int] | None = None) -> TokenBatch:
     rows, n = ids.shape
-    return TokenBatch(ids, torch.full((rows,), n), torch.zeros(rows, dtype=torch.bool),
-                      torch.tensor(emotions or [UNKNOWN] * rows), torch.full((rows,), UNKNOWN))
+    return TokenBatch(
+        ids,
+        torch.full((rows,), n),
+        torch.zeros(rows, dtype=torch.bool),
+        torch.tensor(emotions or [UNKNOWN] * rows),
+        torch.full((rows,), UNKNOWN),
+    )
 
 
 @cache
 def trained_on_labels() -> MotionGenerator:
     """Emotion 1 counts up through the codes, emotion 2 counts down."""
     torch.manual_seed(0)
-    config = GeneratorConfig(codes=16, layers=2, width=32, heads=2, positions=24, max_tokens=16, context_tokens=12,
-                             keep=0.9, dropout=0.0)
+    config = GeneratorConfig(
+        codes=16, layers=2, width=32, heads=2, positions=24, max_tokens=16, context_tokens=12, keep=0.9, dropout=0.0
+    )
     model = MotionGenerator(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(150):
@@ -99,8 +105,10 @@ def test_contexts_never_outgrow_what_was_trained(monkeypatch: pytest.MonkeyPatch
 
 def test_guidance_of_zero_is_plain_sampling_and_more_leaves_it() -> None:
     model = trained_on_labels()
-    weak, strong = (model.generate(30, batch=16, seed=0, emotion="angry", temperature=3.0, top_p=1.0, guidance=g)
-                    for g in (0.0, 3.0))
+    weak, strong = (
+        model.generate(30, batch=16, seed=0, emotion="angry", temperature=3.0, top_p=1.0, guidance=g)
+        for g in (0.0, 3.0)
+    )
     follows = [(ids.diff(dim=1) % 16 == 1).float().mean() for ids in (weak, strong)]
     assert follows[1] > follows[0] + 0.05
 
@@ -108,10 +116,12 @@ def test_guidance_of_zero_is_plain_sampling_and_more_leaves_it() -> None:
 def test_loss_counts_the_end_only_where_a_clip_ends_and_no_padding() -> None:
     model = toy.fresh_generator()
     ids = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
-    short = TokenBatch(ids, torch.tensor([8, 8]), torch.tensor([False, False]), torch.tensor([0, 0]),
-                       torch.tensor([1, 1]))
-    garbage = TokenBatch(ids.clone().index_fill_(1, torch.arange(8, 16), 5), short.lengths, short.ends,
-                         short.emotions, short.intensities)
+    short = TokenBatch(
+        ids, torch.tensor([8, 8]), torch.tensor([False, False]), torch.tensor([0, 0]), torch.tensor([1, 1])
+    )
+    garbage = TokenBatch(
+        ids.clone().index_fill_(1, torch.arange(8, 16), 5), short.lengths, short.ends, short.emotions, short.intensities
+    )
     ended = TokenBatch(ids, short.lengths, torch.tensor([True, True]), short.emotions, short.intensities)
     base = model.losses(short)["loss"]
     torch.testing.assert_close(base, model.losses(garbage)["loss"])
@@ -135,11 +145,18 @@ def test_nucleus_keeps_only_the_likeliest_codes() -> None:
     assert set(pick(logits, 1e-6, draws).tolist()) == {0}
 
 
-@pytest.mark.parametrize(("options", "word"), [({"emotion": "bored"}, "bored"), ({"intensity": 4}, "intensity"),
-                                               ({"temperature": 0.0}, "temperature"), ({"top_p": 0.0}, "top_p"),
-                                               ({"guidance": -1.0}, "guidance"),
-                                               ({"prefix": torch.full((1, 4), 99)}, "64"),
-                                               ({"prefix": torch.zeros(1, 3, dtype=torch.long)}, "multiple of 4")])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"emotion": "bored"}, "bored"),
+        ({"intensity": 4}, "intensity"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"guidance": -1.0}, "guidance"),
+        ({"prefix": torch.full((1, 4), 99)}, "64"),
+        ({"prefix": torch.zeros(1, 3, dtype=torch.long)}, "multiple of 4"),
+    ],
+)
 def test_bad_options_are_refused_by_name(options: dict, word: str) -> None:
     with pytest.raises(XNeMoError, match=word):
         toy.fresh_generator().generate(4, **options)

@@ -18,8 +18,12 @@ def test_ends_are_the_keys_exactly(curve: Curve) -> None:
     a, b = motion(0), motion(1)
     result = interpolate([Key(a, 0.4), Key(b, 1.2)], 50, curve=curve)
     assert len(result) == 50
-    for got, want in ((result.f_mot[0], a.f_mot[10]), (result.f_mot[-1], b.f_mot[30]),
-                      (result.f_rts[0], a.f_rts[10]), (result.f_rts[-1], b.f_rts[30])):
+    for got, want in (
+        (result.f_mot[0], a.f_mot[10]),
+        (result.f_mot[-1], b.f_mot[30]),
+        (result.f_rts[0], a.f_rts[10]),
+        (result.f_rts[-1], b.f_rts[30]),
+    ):
         np.testing.assert_array_equal(got, want)
 
 
@@ -64,9 +68,12 @@ def test_moments_are_written_file_at_seconds() -> None:
 def test_impossible_requests_are_refused() -> None:
     a = motion(0, model="one")
     for keys, frames, times, word in (
-            ([Key(a, 0)], 10, None, "two keys"), ([Key(a, 0), Key(a, 9)], 10, None, "outside"),
-            ([Key(a, 0), Key(motion(1, features=5), 0)], 10, None, "widths 8 and 5"),
-            ([Key(a, 0), Key(motion(1, model="two"), 0)], 10, None, "models one and two"),
-            ([Key(a, 0), Key(a, 1)], 1, None, "more frames"), ([Key(a, 0), Key(a, 1)], 9, [1, 1], "increasing")):
+        ([Key(a, 0)], 10, None, "two keys"),
+        ([Key(a, 0), Key(a, 9)], 10, None, "outside"),
+        ([Key(a, 0), Key(motion(1, features=5), 0)], 10, None, "widths 8 and 5"),
+        ([Key(a, 0), Key(motion(1, model="two"), 0)], 10, None, "models one and two"),
+        ([Key(a, 0), Key(a, 1)], 1, None, "more frames"),
+        ([Key(a, 0), Key(a, 1)], 9, [1, 1], "increasing"),
+    ):
         with pytest.raises(XNeMoError, match=word):
             interpolate(keys, frames, times=times)

@@ -52,17 +52,20 @@ def test_another_model_or_width_is_refused_by_name() -> None:
 META = {"format": FORMAT, "fps": 25.0, "model": ""}
 
 
-@pytest.mark.parametrize(("change", "meta", "word"), [
-    ({"f_mot": np.zeros((0, 6), np.float32), "f_rts": np.zeros((0, 3), np.float32)}, {}, "at least one frame"),
-    ({"f_mot": np.full((4, 6), np.nan, np.float32)}, {}, "NaN"),
-    ({"f_rts": np.zeros((4, 3), np.float32)}, {}, "s > 0"),
-    ({"f_rts": np.ones((5, 3), np.float32)}, {}, r"\[4,3\]"),
-    ({"f_mot": np.ones((4, 6), np.int64)}, {}, "floating point"),
-    ({}, {"fps": 0}, "fps"),
-    ({}, {"fps": float("nan")}, "fps"),
-    ({}, {"format": "other/9"}, "other/9"),
-    ({}, {"fps": "many"}, "not a motion file"),
-])
+@pytest.mark.parametrize(
+    ("change", "meta", "word"),
+    [
+        ({"f_mot": np.zeros((0, 6), np.float32), "f_rts": np.zeros((0, 3), np.float32)}, {}, "at least one frame"),
+        ({"f_mot": np.full((4, 6), np.nan, np.float32)}, {}, "NaN"),
+        ({"f_rts": np.zeros((4, 3), np.float32)}, {}, "s > 0"),
+        ({"f_rts": np.ones((5, 3), np.float32)}, {}, r"\[4,3\]"),
+        ({"f_mot": np.ones((4, 6), np.int64)}, {}, "floating point"),
+        ({}, {"fps": 0}, "fps"),
+        ({}, {"fps": float("nan")}, "fps"),
+        ({}, {"format": "other/9"}, "other/9"),
+        ({}, {"fps": "many"}, "not a motion file"),
+    ],
+)
 def test_unsound_content_is_refused(change: dict, meta: dict, word: str) -> None:
     tensors = {"f_mot": np.ones((4, 6), np.float32), "f_rts": still_rts(4), **change}
     with pytest.raises(XNeMoError, match=word):
@@ -70,8 +73,12 @@ def test_unsound_content_is_refused(change: dict, meta: dict, word: str) -> None
 
 
 def test_missing_tensors_metadata_and_files_are_refused(tmp_path: Path) -> None:
-    for data in (save({"f_mot": np.ones((4, 6), np.float32)}, metadata={"motion": json.dumps(META)}),
-                 save({"f_mot": np.ones((4, 6), np.float32), "f_rts": still_rts(4)}), b"", b"[]" * 20):
+    for data in (
+        save({"f_mot": np.ones((4, 6), np.float32)}, metadata={"motion": json.dumps(META)}),
+        save({"f_mot": np.ones((4, 6), np.float32), "f_rts": still_rts(4)}),
+        b"",
+        b"[]" * 20,
+    ):
         with pytest.raises(XNeMoError, match="not a motion file"):
             load_motion(data)
     with pytest.raises(XNeMoError, match="check the path"):
@@ -82,6 +89,6 @@ def test_missing_tensors_metadata_and_files_are_refused(tmp_path: Path) -> None:
 @given(st.binary(max_size=40), st.integers(0, 400), st.integers(0, 400))
 def test_damaged_files_never_raise_anything_else(noise: bytes, start: int, cut: int) -> None:
     sound = to_bytes(motion())
-    damaged = sound[:start] + noise + sound[start + cut:]
+    damaged = sound[:start] + noise + sound[start + cut :]
     with contextlib.suppress(XNeMoError):
         load_motion(damaged)

@@ -76,9 +76,14 @@ def test_summing_over_ranks_equals_one_rank_with_all_the_data() -> None:
     whole.update(z, whole.nearest(z), lambda t: t)
     half.load_state_dict(whole.state_dict())
     other = z[32:]
-    columns = torch.cat([torch.zeros_like(half.total).index_add_(0, half.nearest(other), other),
-                         torch.bincount(half.nearest(other), minlength=64).float()[:, None],
-                         torch.zeros_like(half.total)], dim=1)
+    columns = torch.cat(
+        [
+            torch.zeros_like(half.total).index_add_(0, half.nearest(other), other),
+            torch.bincount(half.nearest(other), minlength=64).float()[:, None],
+            torch.zeros_like(half.total),
+        ],
+        dim=1,
+    )
     whole.update(z, whole.nearest(z), lambda t: t)
     half.update(z[:32], half.nearest(z[:32]), lambda t: t + columns)
     torch.testing.assert_close(half.count, whole.count)
@@ -100,7 +105,8 @@ def _rank(rank: int, store: str, results: str) -> None:
 @pytest.mark.slow
 def test_two_processes_with_different_data_keep_one_codebook(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(  # a spawned process could not import this file
-        _rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="fork")
+        _rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="fork"
+    )
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert int(one["updates"]) == 40
@@ -125,13 +131,15 @@ def test_decoded_frames_depend_on_no_more_than_the_receptive_steps() -> None:
     tokenizer = toy.trained_tokenizer()
     reach, groups = tokenizer.receptive_steps(), tokenizer.config.groups
     ids = torch.randint(64, (1, 60 * groups), generator=torch.Generator().manual_seed(0))
-    window = ids[:, (30 - reach) * groups:(32 + reach) * groups]
-    inside = tokenizer.decode(window)[:, reach * 4:(reach + 2) * 4]
+    window = ids[:, (30 - reach) * groups : (32 + reach) * groups]
+    inside = tokenizer.decode(window)[:, reach * 4 : (reach + 2) * 4]
     torch.testing.assert_close(inside, tokenizer.decode(ids)[:, 120:128])
 
 
-@pytest.mark.parametrize(("shape", "word"), [((1, 3, 24), "3 frames"), ((1, 30, 24), "multiple of 4"),
-                                             ((1, 32, 25), "24"), ((32, 24), "B,T,24")])
+@pytest.mark.parametrize(
+    ("shape", "word"),
+    [((1, 3, 24), "3 frames"), ((1, 30, 24), "multiple of 4"), ((1, 32, 25), "24"), ((32, 24), "B,T,24")],
+)
 def test_motion_of_another_shape_is_refused(shape: tuple[int, ...], word: str) -> None:
     with pytest.raises(XNeMoError, match=word):
         toy.trained_tokenizer().encode(torch.zeros(shape))
