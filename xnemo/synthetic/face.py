@@ -151,8 +151,10 @@ def paint_opening(canvas: Canvas, skin: Surface, lips: Mouth, who: Traits) -> No
     canvas.over(who.lips * 0.38, 0.9 * seam * closed)
 
 
-def paint_beard(canvas: Canvas, skin: Surface, lips: Mouth, who: Traits, pose: Pose) -> None:
+def paint_beard(canvas: Canvas, skin: Surface, lips: Mouth, who: Traits) -> None:
     """A short beard with moustache, clear of the lips (before the light is put on)."""
+    if not who.beard.any():
+        return
     x = skin.x.abs() / who.width
     edge = who.mouth_y - 0.115 + 0.10 * step(x, 0.10, 0.40) - 0.30 * step(x, 0.45, 0.95)
     below = skin.y - edge

@@ -79,7 +79,7 @@ def _face(canvas: Canvas, who: Traits, pose: Pose, hit: Hit, nose: Nose, cap: "C
     eye, lips = face.eyes(skin, who, pose), face.mouth(skin, who, pose)
     cheek = spot(skin.x.abs() - 0.255, skin.y - 0.19 + 0.03 * pose.cheek, 0.12, 0.085)
     paper.over(who.skin * rgb((1.02, 0.66, 0.64), cheek), cheek * (0.22 + 0.55 * pose.cheek))
-    face.paint_beard(paper, skin, lips, who, pose)
+    face.paint_beard(paper, skin, lips, who)
     face.paint_lids(paper, skin, eye, who)
     face.paint_brows(paper, skin, who, pose)
     face.paint_lips(paper, skin, lips, who)
@@ -126,6 +126,8 @@ def _ears(canvas: Canvas, who: Traits, pose: Pose, u: Tensor, v: Tensor, behind:
         facing = pose.turn(2, 0) * side + 0.12
         front = step(facing, 0.0, 0.15)
         share = (1 - front if behind else front) * (who.hair_length <= 0.5)
+        if not share.any():
+            continue
         half = 0.050 + 0.055 * facing.clamp_min(0)
         du, dv = (u - cu - side * 0.012) / half, (v - cv) / 0.115
         radius = (du * du + dv * dv).sqrt_()
@@ -186,7 +188,7 @@ def _hair(canvas: Canvas, who: Traits, pose: Pose, cap: Cap, skull: Hit, pixel: 
 
 def _glasses(canvas: Canvas, who: Traits, pose: Pose, u: Tensor, v: Tensor) -> None:
     """Round glasses in a plane before the eyes, with a faint reflection, and the near temple."""
-    if not bool(who.glasses.any()):
+    if not who.glasses.any():
         return
     pixel = canvas.pixel / pose.scale
     cu, cv, _ = pose.project(0.0, 0.02, who.depth * 0.98 + 0.02)
@@ -207,11 +209,13 @@ def _temples(who: Traits, pose: Pose, u: Tensor, v: Tensor, pixel: Tensor) -> Te
     """Coverage of the arms of the glasses, from the frame back to each ear that is seen and not under long hair."""
     alpha = torch.zeros_like(u)
     for side in (-1.0, 1.0):
+        seen = step(pose.turn(2, 0) * side, 0.10, 0.25) * (who.hair_length <= 0.5)
+        if not seen.any():
+            continue
         au, av, _ = pose.project(side * (who.eye_spacing + 0.155), 0.0, who.depth * 0.98 + 0.02)
         bu, bv, _ = pose.project(side * 0.98 * who.width, 0.0, -0.02)
         du, dv = bu - au, bv - av
         along = (((u - au) * du + (v - av) * dv) / (du * du + dv * dv)).clamp_(0, 1)
         distance = ((u - au - along * du).square_() + (v - av - along * dv).square_()).sqrt_()
-        seen = step(pose.turn(2, 0) * side, 0.10, 0.25) * (who.hair_length <= 0.5)
         alpha = torch.maximum(alpha, seen * cover(distance - 0.012, pixel))
     return alpha

@@ -17,6 +17,8 @@ def background(canvas: Canvas, who: Traits) -> None:
 
 def long_hair(canvas: Canvas, who: Traits, pose: Pose) -> None:
     """The hair that hangs behind the neck, for those who wear it long."""
+    if not (who.hair_length > 0.5).any():
+        return
     u, v = pose.to_head(canvas.x, canvas.y)
     u = u + 0.10 * pose.turn(0, 2)
     half = who.width * (1.10 + 0.10 * who.hair_volume) + 0.06 * step(v, 0.0, 0.7)
