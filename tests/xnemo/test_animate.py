@@ -13,12 +13,17 @@ from xnemo.model import XNeMo, seeded
 from xnemo.schedule import Schedule
 
 
+def narrow(levels: int) -> ModelConfig:
+    """The small shape with a UNet of `levels` levels, 32 channels each, on latents of 8 x 8."""
+    config = ModelConfig.small()
+    unet = config.unet.model_copy(update={"channels": (32,) * levels, "attention": (True,) * levels})
+    return config.model_copy(update={"unet": unet, "image_size": 8 * config.codec.factor})
+
+
 @pytest.fixture(scope="module")
 def model() -> XNeMo:
     """A small model whose motion and temporal modules are not silent."""
-    config = ModelConfig.small()
-    unet = config.unet.model_copy(update={"channels": (32, 32), "attention": (True, True)})
-    model = seeded(config.model_copy(update={"unet": unet, "image_size": 32}), seed=0).eval()
+    model = seeded(narrow(levels=2), seed=0).eval()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.denoiser.named_parameters():
         if name.endswith("temporal_transformer.proj_out.weight"):
@@ -27,17 +32,18 @@ def model() -> XNeMo:
 
 
 def inputs(frames: int = 5, seed: int = 1) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
+    config, generator = narrow(levels=2), torch.Generator().manual_seed(seed)
+    size, tokens = (config.latent_size,) * 2, (config.motion_tokens, config.motion_token_dim)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
     return {
-        "reference_latents": normal(1, 48, 8, 8),
-        "context": torch.zeros(1, 1, 32),
-        "motion": normal(1, frames, 32, 16),
-        "null_motion": normal(1, 1, 32, 16),
-        "noise": normal(1, 48, frames, 8, 8),
+        "reference_latents": normal(1, config.codec.channels, *size),
+        "context": torch.zeros(1, 1, config.unet.context_dim),
+        "motion": normal(1, frames, *tokens),
+        "null_motion": normal(1, 1, *tokens),
+        "noise": normal(1, config.codec.channels, frames, *size),
         "steps": 2,
         "guidance_scale": 2.5,
     }
@@ -48,7 +54,7 @@ def test_the_same_inputs_give_the_same_clip_whatever_the_global_seed(model: XNeM
     first = sample(model, **inputs())
     torch.manual_seed(2)
     assert torch.equal(first, sample(model, **inputs()))
-    assert first.shape == (1, 48, 5, 8, 8)
+    assert first.shape == (1, model.config.codec.channels, 5, 8, 8)
 
 
 def test_one_step_is_guided_denoising_from_the_blurred_reference(model: XNeMo) -> None:
@@ -79,9 +85,7 @@ def test_guidance_of_scale_one_plus_w_is_the_papers_equation() -> None:
 
 @pytest.mark.parametrize("windows", ["open", "released"])
 def test_without_temporal_attention_windows_change_nothing(windows: Any) -> None:
-    config = ModelConfig.small()
-    unet = config.unet.model_copy(update={"channels": (32,), "attention": (True,)})
-    model = seeded(config.model_copy(update={"unet": unet, "image_size": 32}), seed=0).eval()
+    model = seeded(narrow(levels=1), seed=0).eval()
     one = sample(model, **inputs(frames=9))
     cut = sample(model, **inputs(frames=9), windows=windows, offsets=[0, 3], window_size=4, overlap=1)
     torch.testing.assert_close(cut, one, rtol=1e-3, atol=1e-3)
@@ -128,7 +132,7 @@ def test_progress_is_told_after_every_step_and_may_cancel(model: XNeMo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "word"), [({"offsets": [1]}, "offsets"), ({"motion": torch.zeros(1, 4, 32, 16)}, "frames")]
+    ("change", "word"), [({"offsets": [1]}, "offsets"), ({"motion": inputs(frames=4)["motion"]}, "frames")]
 )
 def test_inputs_that_do_not_fit_are_named(model: XNeMo, change: dict[str, Any], word: str) -> None:
     with pytest.raises(XNeMoError, match=word):

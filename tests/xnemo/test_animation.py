@@ -34,7 +34,7 @@ def faces() -> FaceDetector:
 @pytest.fixture(scope="module")
 def model() -> XNeMo:
     model = seeded(ModelConfig.small(), 0).eval()
-    model.codec.fit(torch.from_numpy(heads(1, 16, 64)).permute(0, 3, 1, 2) / 127.5 - 1)
+    model.codec.fit(torch.from_numpy(heads(1, 16, model.config.image_size)).permute(0, 3, 1, 2) / 127.5 - 1, steps=20)
     with torch.no_grad():  # zero-initialised layers would hide a mistake
         for parameter in model.denoiser.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
@@ -58,7 +58,8 @@ def test_the_result_has_the_drivers_length_and_rate(
 ) -> None:
     stages: list[tuple[str, int, int]] = []
     clip = animate(model, *media, steps=2, detector=faces, progress=lambda *at: stages.append(at))
-    assert (clip.frames.shape, clip.frames.dtype, clip.fps, clip.audio) == ((8, 64, 64, 3), np.uint8, 25.0, None)
+    assert clip.frames.shape == (8, model.config.image_size, model.config.image_size, 3)
+    assert (clip.frames.dtype, clip.fps, clip.audio) == (np.uint8, 25.0, None)
     ends = [(stage, done) for stage, done, total in stages if done == total]
     assert ends == [("faces", 8), ("motion", 8), ("steps", 2), ("frames", 8)]
 
@@ -138,7 +139,8 @@ def test_a_model_in_training_is_left_in_training(model: XNeMo, media: tuple[Path
 
 
 def test_nan_is_an_error_not_a_black_picture(model: XNeMo) -> None:
-    latents = torch.full((1, model.config.codec.channels, 2, 16, 16), math.nan)
+    size = model.config.latent_size
+    latents = torch.full((1, model.config.codec.channels, 2, size, size), math.nan)
     with pytest.raises(XNeMoError, match="NaN"):
         list(decode(model, latents))
 

@@ -49,7 +49,8 @@ def test_stretching_placement_leaves_a_resting_head_at_rest():
     config = ModelConfig.small()
     plain = config.model_copy(update={"motion_encoder": config.motion_encoder.model_copy(update={"rts_gain": 1.0})})
     stretched, released = seeded(config, 0).motion_encoder, seeded(plain, 0).motion_encoder
-    code, rest, moved = torch.zeros(1, 128), torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.1, -0.2, 1.2]])
+    code = torch.zeros(1, config.motion_encoder.f_mot)
+    rest, moved = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.1, -0.2, 1.2]])
     torch.testing.assert_close(stretched.fuse(code, rest), released.fuse(code, rest))
     gain = config.motion_encoder.rts_gain
     torch.testing.assert_close(stretched.fuse(code, moved), released.fuse(code, rest + gain * (moved - rest)))

@@ -10,22 +10,25 @@ from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
 from xnemo.gan_head import Discriminator, GanHead, ModulatedConv, ResNet50
 
+SMALL = ModelConfig.small()
+
 
 @pytest.fixture
 def head() -> GanHead:
     torch.manual_seed(0)
-    return GanHead(ModelConfig.small())
+    return GanHead(SMALL)
 
 
 def batch(n: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(n)
-    return torch.rand(n, 3, 64, 64, generator=generator) * 2 - 1, torch.randn(n, 128, generator=generator)
+    size, features = SMALL.gan.image_size, SMALL.motion_encoder.f_mot
+    return torch.rand(n, 3, size, size, generator=generator) * 2 - 1, torch.randn(n, features, generator=generator)
 
 
 def test_faces_depend_on_the_appearance_and_on_the_motion(head: GanHead) -> None:
     reference, f_mot = batch()
     faces = head(reference, f_mot)
-    assert faces.shape == (2, 3, 64, 64)
+    assert faces.shape == (2, 3, SMALL.gan.image_size, SMALL.gan.image_size)
     assert faces.abs().max() <= 1
     assert not torch.allclose(faces, head(reference.flip(0), f_mot))
     assert not torch.allclose(faces, head(reference, f_mot.flip(0)))
@@ -50,14 +53,15 @@ def test_modulating_activations_equals_modulating_weights() -> None:
 
 def test_the_discriminator_gives_a_score_and_one_map_per_block() -> None:
     torch.manual_seed(0)
-    score, features = Discriminator(ModelConfig.small())(batch()[0])
+    gan = SMALL.gan.model_copy(update={"image_size": 64, "discriminator_channels": (32, 64, 96, 128)})
+    score, features = Discriminator(SMALL.model_copy(update={"gan": gan}))(torch.randn(2, 3, 64, 64))
     assert score.shape == (2,)
     assert [tuple(f.shape[1:]) for f in features] == [(32, 32, 32), (64, 16, 16), (96, 8, 8), (128, 4, 4)]
 
 
 def test_the_discriminators_convolutions_have_unit_spectral_norm() -> None:
     torch.manual_seed(0)
-    net = Discriminator(ModelConfig.small()).train()
+    net = Discriminator(SMALL).train()
     for _ in range(20):  # power iteration converges over forward passes
         net(batch()[0])
     weight = net.eval().blocks[1].conv1.weight.flatten(1)

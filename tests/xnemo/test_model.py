@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from xnemo.codec import build_codec
 from xnemo.config import ModelConfig
 from xnemo.model import XNeMo, seeded
 
@@ -15,9 +16,12 @@ def small() -> XNeMo:
 
 
 def test_one_prediction_through_all_parts(small: XNeMo) -> None:
-    images = torch.rand(2, 3, 64, 64) * 2 - 1
-    latents, context = small.codec.encode(images), small.context(images)
-    tokens = small.motion_encoder(images, torch.tensor([[0.0, 0.0, 1.0]] * 2))
+    side, face = small.config.image_size, small.config.motion_encoder.image_size
+    images, faces = torch.rand(2, 3, side, side) * 2 - 1, torch.rand(2, 3, face, face) * 2 - 1
+    codec = build_codec(small.config.codec)
+    codec.fit(images, steps=1)
+    latents, context = codec.encode(images), small.context(images)
+    tokens = small.motion_encoder(faces, torch.tensor([[0.0, 0.0, 1.0]] * 2))
     bank = small.reference_net(latents, context)
     out = small.denoiser(latents[:, :, None], torch.tensor([3, 500]), context, tokens[:, None], bank)
     assert out.shape == (*latents.shape[:2], 1, *latents.shape[2:])
@@ -38,7 +42,7 @@ def test_the_released_shape_has_the_released_tensors(released_shapes: Callable[[
 
 
 def test_without_an_image_encoder_the_context_is_the_null_context(small: XNeMo) -> None:
-    context = small.context(torch.rand(2, 3, 64, 64))
+    context = small.context(torch.rand(2, 3, small.config.image_size, small.config.image_size))
     assert torch.equal(context, small.null_context(2))
     assert context.shape == (2, 1, small.config.unet.context_dim)
     assert not context.any()

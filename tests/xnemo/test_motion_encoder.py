@@ -11,23 +11,26 @@ from torch import Tensor, nn
 from xnemo.config import ModelConfig
 from xnemo.motion_encoder import ConvBlock, MotionEncoder, grid_positions
 
+SMALL = ModelConfig.small()
+
 
 @pytest.fixture
 def small() -> MotionEncoder:
     torch.manual_seed(0)
-    return MotionEncoder(ModelConfig.small()).eval()
+    return MotionEncoder(SMALL).eval()
 
 
 def faces(n: int) -> Tensor:
-    return torch.rand(n, 3, 64, 64, generator=torch.Generator().manual_seed(n)) * 2 - 1
+    size = SMALL.motion_encoder.image_size
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(n)) * 2 - 1
 
 
 def test_the_code_sees_the_face_alone_and_the_tokens_see_the_placement_too(small: MotionEncoder) -> None:
     still, moved = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, -0.1, 1.3]])
     code = small.encode(faces(1))
-    assert code.shape == (1, 128)
+    assert code.shape == (1, SMALL.motion_encoder.f_mot)
     tokens = small(faces(1), still)
-    assert tokens.shape == (1, 32, 16)
+    assert tokens.shape == (1, SMALL.motion_tokens, SMALL.motion_token_dim)
     assert torch.equal(tokens, small.fuse(code, still))
     assert not torch.allclose(tokens, small.fuse(code, moved))
 
@@ -45,14 +48,13 @@ def test_every_parameter_of_the_encoder_learns(small: MotionEncoder) -> None:
 
 
 def test_the_papers_code_reaches_the_denoiser_as_one_token() -> None:
-    config = ModelConfig.small().model_copy(update={"motion_tokens": 1, "motion_token_dim": 512})
+    config = SMALL.model_copy(update={"motion_tokens": 1, "motion_token_dim": 512})
     assert MotionEncoder(config)(faces(2), torch.zeros(2, 3)).shape == (2, 1, 512)
 
 
 def test_latent_dropout_acts_in_training_only() -> None:
-    config = ModelConfig.small()
-    encoder = config.motion_encoder.model_copy(update={"latent_dropout": 0.5})
-    model = MotionEncoder(config.model_copy(update={"motion_encoder": encoder}))
+    encoder = SMALL.motion_encoder.model_copy(update={"latent_dropout": 0.5})
+    model = MotionEncoder(SMALL.model_copy(update={"motion_encoder": encoder}))
     assert (model.train().encode(faces(2)) == 0).any()
     assert not (model.eval().encode(faces(2)) == 0).any()
 

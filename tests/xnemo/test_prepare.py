@@ -85,11 +85,19 @@ def test_a_shrinking_cut_does_not_alias() -> None:
     assert abs(out[0, 2:-2, 2:-2].astype(int) - 127).max() <= 2
 
 
+def middle(picture: np.ndarray, share: float) -> np.ndarray:
+    """The mean colour of the centred square whose side is `share` of the picture's."""
+    start, end = (round(len(picture) * (1 + sign * share) / 2) for sign in (-1, 1))
+    return picture[start:end, start:end].mean((0, 1))
+
+
 def test_the_portrait_is_cut_around_its_face(faces: FaceDetector) -> None:
     picture = heads(1)[0]
     who = prepare_portrait(picture, SMALL, faces)
-    assert (who.reference.shape, who.face.shape, who.size) == ((64, 64, 3), (64, 64, 3), (160, 160))
-    centre = np.abs(who.reference[24:40, 24:40].mean((0, 1)) - who.face[20:44, 20:44].mean((0, 1)))
+    side, face_side = SMALL.image_size, SMALL.motion_encoder.image_size
+    assert (who.reference.shape, who.face.shape) == ((side, side, 3), (face_side, face_side, 3))
+    assert who.size == (160, 160)
+    centre = np.abs(middle(who.reference, 1 / 4) - middle(who.face, 3 / 8))
     assert centre.max() < 40  # both show the same face in their middle
 
 

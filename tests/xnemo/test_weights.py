@@ -13,14 +13,16 @@ from xnemo.errors import XNeMoError
 from xnemo.model import XNeMo, seeded
 from xnemo.weights import CONFIG, DIGESTS, MODEL, Report, grouped, load, save, sha256
 
+SMALL = ModelConfig.small()
 UNET = UNetConfig(
-    in_channels=48, channels=(16, 32), attention=(True, True), layers_per_block=1, heads=2, norm_groups=4, context_dim=4
-)
+    in_channels=SMALL.codec.channels, channels=(16, 32), attention=(True, True), layers_per_block=1, heads=2,
+    norm_groups=4, context_dim=4,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def small() -> XNeMo:
-    return seeded(ModelConfig.small().model_copy(update={"unet": UNET}), seed=0)
+    return seeded(SMALL.model_copy(update={"unet": UNET}), seed=0)
 
 
 @pytest.fixture
@@ -46,9 +48,10 @@ def test_a_model_can_be_loaded_in_another_precision_and_trained_on(folder: Path)
 
 def test_a_half_precision_file_runs_in_its_own_precision(small: XNeMo, tmp_path: Path) -> None:
     model = load(save(seeded(small.config, seed=0).bfloat16(), tmp_path / "half"))
-    faces = torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16)
+    side, face = SMALL.latent_size, SMALL.motion_encoder.image_size
+    faces = torch.zeros(1, 3, face, face, dtype=torch.bfloat16)
     tokens = model.motion_encoder(faces, torch.tensor([[0, 0, 1]], dtype=torch.bfloat16))
-    latents = torch.zeros(1, 48, 1, 16, 16, dtype=torch.bfloat16)
+    latents = torch.zeros(1, SMALL.codec.channels, 1, side, side, dtype=torch.bfloat16)
     assert model.denoiser(latents, 5, model.null_context(1), tokens[:, None]).dtype == torch.bfloat16
 
 
