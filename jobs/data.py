@@ -79,8 +79,9 @@ def preview(arguments: argparse.Namespace) -> int:
 
 
 def absolute(uri: str) -> str:
-    """A path as seen from where the command was typed; URIs stay as they are."""
-    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    """A path as seen from where the command was typed; URIs and names of models stay as they are."""
+    named = "://" in uri or uri.startswith("models:/") or uri == "bundled"
+    return uri if named else str(Path(uri).expanduser().resolve())
 
 
 def show(facts: dict[str, Any], indent: str = "") -> None:

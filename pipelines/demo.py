@@ -38,7 +38,7 @@ INGEST = ("clips.min_face_px=40", "clips.min_frames=16", "clips.check_damage=fal
 class DemoConfig(Config):
     """How much of everything. The defaults take about ten minutes on two cores."""
 
-    identities: int = Field(default=192, ge=8)
+    identities: int = Field(default=128, ge=8)
     seconds: float = Field(default=1.28, gt=0.4)
     source_size: int = 192
     """Pixels of a drawn clip's side; ingest brings its face crop to 512."""

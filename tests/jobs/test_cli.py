@@ -83,3 +83,12 @@ def test_overrides_may_stand_anywhere_and_anything_else_is_refused(capsys):
     with pytest.raises(SystemExit):
         cli.with_overrides(options, ["motion", "--outptu", "x"])
     assert "--outptu" in capsys.readouterr().err
+
+
+def test_paths_become_absolute_and_names_stay_names(tmp_path, monkeypatch):
+    from jobs.data import absolute
+
+    monkeypatch.chdir(tmp_path)
+    assert absolute("shards") == str(tmp_path / "shards")
+    for name in ("s3://bucket/shards", "models:/xnemo@demo", "bundled"):
+        assert absolute(name) == name
