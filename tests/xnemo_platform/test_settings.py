@@ -55,3 +55,11 @@ def test_a_file_store_is_refused_with_the_mend(monkeypatch):
     monkeypatch.setenv("XNEMO_TRACKING_URI", "file:/somewhere")
     with pytest.raises(PlatformError, match="sqlite"):
         settings()
+
+
+def test_the_example_for_a_cluster_is_valid(monkeypatch):
+    example = Path(__file__).resolve().parents[2] / "infra/cluster.toml"
+    monkeypatch.setenv("XNEMO_CONFIG", str(example))
+    found = settings()
+    assert found.ray_address == "http://head:8265"
+    assert found.storage == "s3://bucket/xnemo"
