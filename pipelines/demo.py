@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.evaluate import UNSEEN
-from pipelines.steps import Jobs, Line
+from pipelines.steps import Jobs, Line, Shown
 from xnemo.client import Client
 from xnemo_platform import cluster, registry
 from xnemo_platform.config import Config, flatten
@@ -62,7 +62,7 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
     head = cluster.start(folder / "cluster", places.cpus, places.env())
     jobs = Jobs(line, head.dashboard, places.env(), config.overrides)
 
-    clips = line.step("draw", f"draw {config.identities} talking heads to mp4 files", lambda: draw(config, folder),
+    clips = line.step("draw", f"draw {config.identities} talking heads to mp4 files", lambda: draw(config, folder, say),
                       config.identities, config.seconds, config.source_size)  # fmt: skip
     words = ["data", "ingest", "--dataset", "folder", "--source", clips["folder"], *INGEST]
     shards = jobs.step("ingest", "Ray Data: videos to shards", folder / "shards", words, clips)
@@ -80,11 +80,12 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
             "report": f"{report['folder']}/artifacts/report.md", **shown, "longer": longer["video"]}  # fmt: skip
 
 
-def draw(config: DemoConfig, folder: Path) -> dict[str, Any]:
+def draw(config: DemoConfig, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Render the training clips; each is an ordinary mp4 (its sidecar with the truth is read by no training)."""
     from xnemo.synthetic.clips import write_dataset
 
-    made = write_dataset(folder / "videos", config.identities, config.seconds, config.source_size)
+    tell = Shown(say).count("clips")
+    made = write_dataset(folder / "videos", config.identities, config.seconds, config.source_size, progress=tell)
     return {"folder": str(folder / "videos"), "clips": len(made), "keeps": [str(folder / "videos")]}
 
 

@@ -97,7 +97,7 @@ class Jobs:
         log.parent.mkdir(parents=True, exist_ok=True)
         submit.submit([f"jobs.{words[0]}", *words[1:]], job_id, self.address, env=self.env)
         lines: list[str] = []
-        shown = _Shown(self.line.say)
+        shown = Shown(self.line.say)
         with log.open("w") as file:
 
             def on_line(raw: str) -> None:
@@ -116,8 +116,8 @@ class Jobs:
         return lines
 
 
-class _Shown:
-    """Progress lines of a job: overwritten on a terminal, one every few seconds elsewhere."""
+class Shown:
+    """Progress lines: overwritten on a terminal, one every few seconds elsewhere."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say, self.live, self.last = say, sys.stdout.isatty(), 0.0
@@ -130,6 +130,18 @@ class _Shown:
         elif time.monotonic() - self.last > QUIET_S:
             self.last = time.monotonic()
             self.say(f"    {text}")
+
+    def count(self, what: str) -> Callable[[int, int], None]:
+        """A callback (done, total) that shows how far a work of this process is."""
+        began = time.monotonic()
+
+        def update(done: int, total: int) -> None:
+            left = (time.monotonic() - began) / max(done, 1) * (total - done)
+            self.line(f"{what} {done}/{total}  ETA {left:.0f} s")
+            if done >= total:
+                self.end()
+
+        return update
 
     def end(self) -> None:
         if self.live:

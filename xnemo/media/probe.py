@@ -5,6 +5,7 @@ Only mp4/mov, webm/mkv and avi are opened, each by the demuxer that its first by
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
         return _info(path, container, stream, rotation, times, listed, limits)
 
 
-def open_container(path: Path, limits: Limits):  # type: ignore[no-untyped-def]  # an av container
+def open_container(path: Path, limits: Limits) -> Any:  # an av container
     """Open for reading with the demuxer that the first bytes name, no other file or address reachable."""
     import av
 
@@ -97,8 +98,8 @@ def open_container(path: Path, limits: Limits):  # type: ignore[no-untyped-def] 
 
 def _presentation_times(
     path: Path,
-    container,
-    stream,  # type: ignore[no-untyped-def]
+    container: Any,
+    stream: Any,
     limits: Limits,
 ) -> tuple[np.ndarray, bool]:
     """(sorted times in seconds of the presented frames, whether they are all that the file lists). Packets an
@@ -126,11 +127,11 @@ def _presentation_times(
 
 def _info(
     path: Path,
-    container,
-    stream,
+    container: Any,
+    stream: Any,
     rotation: int,
     times: np.ndarray,
-    listed: bool,  # type: ignore[no-untyped-def]
+    listed: bool,
     limits: Limits,
 ) -> VideoInfo:
     times = times - times[0]
@@ -164,7 +165,7 @@ def _info(
     )
 
 
-def _rotation(container, stream) -> int:  # type: ignore[no-untyped-def]
+def _rotation(container: Any, stream: Any) -> int:
     """Degrees (0, 90, 180, 270) by which the decoded picture must be turned counter-clockwise."""
     tag = stream.metadata.get("rotate")
     if tag is not None and tag.lstrip("-").isdigit():

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -180,10 +181,10 @@ def write_video(
 
 
 def _write_streams(
-    out,
+    out: Any,
     frames: Iterator[np.ndarray],
     shape: tuple[int, ...],
-    fps: float,  # type: ignore[no-untyped-def]
+    fps: float,
     crf: int,
     audio_from: str | Path | None,
 ) -> None:

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -87,12 +88,18 @@ def truth(identity: Tensor, motion: Tensor, placement: Tensor, size: int) -> dic
 
 
 def write_dataset(
-    folder: str | Path, identities: int, seconds: float, size: int, seed: int = 0, workers: int | None = None
+    folder: str | Path,
+    identities: int,
+    seconds: float,
+    size: int,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write one clip per identity as folder/<identity>/<emotion>-<intensity>.mp4, in parallel processes.
 
     Emotions and intensities take turns. Clips that are there already are kept, so a stopped run can be called again.
-    Returns the paths, in the order of the identities.
+    progress is told (done, total) after each new clip. Returns the paths, in the order of the identities.
     """
     if identities < 1:
         raise XNeMoError(f"identities is {identities}: a data set needs at least one")
@@ -104,12 +111,14 @@ def write_dataset(
         jobs.append((path, seed + i, seconds, size, emotion, intensity))
     missing = [job for job in jobs if not job[0].exists()]
     count = min(workers or os.cpu_count() or 1, len(missing))
-    if count <= 1:
-        for job in missing:
-            _dataset_clip(job)
-    else:  # spawned, for a forked torch can hang; one thread each
-        with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            list(pool.map(_dataset_clip, missing))
+    with ExitStack() as stack:
+        drawn: Iterator[None] = map(_dataset_clip, missing)
+        if count > 1:  # spawned, for a forked torch can hang; one thread each
+            pool = ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,))
+            drawn = stack.enter_context(pool).map(_dataset_clip, missing)
+        for done, _ in enumerate(drawn, 1):
+            if progress:
+                progress(done, len(missing))
     return [job[0] for job in jobs]
 
 
