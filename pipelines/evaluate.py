@@ -22,6 +22,7 @@ from pydantic import Field
 from pipelines import report
 from pipelines.models import load
 from pipelines.report import PARAMETERS
+from xnemo.errors import XNeMoError
 from xnemo_platform.config import Config, flatten
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.settings import settings
@@ -69,7 +70,13 @@ def evaluate(config: EvaluateConfig, model_folder: Path) -> dict[str, dict[str, 
         Drain(output, f"evaluate-{key}", tracker, flatten(config), {"model": str(model_folder)}),
         Outbox(output) as box,
     ):
-        rows = _rows(config, model_folder, key)
+        every = _rows(config, model_folder, key)
+        rows = [row for row in every if "skipped" not in row]
+        if not rows:
+            raise PlatformError(f"none of the {len(every)} clips could be animated; the first: {every[0]['skipped']}")
+        heading += f" {len(every) - len(rows)} clips were skipped because their face was lost." * (
+            len(every) > len(rows)
+        )
         summary = report.aggregate(rows, seed=config.seed)
         report.write(output / ARTIFACTS, rows, summary, heading)
         box.metrics(0, {f"{name}_{kind}": value for name, each in summary.items() for kind, value in each.items()})
@@ -117,7 +124,10 @@ class _Animator:
         driving = output / f"driving-{index:03}.mp4"
         clips.portrait(portrait, seed, config.clip_size)
         clips.write_clip(driving, seed + 1, seed + 1, config.frames / 25, config.clip_size)
-        row = _animate_and_measure(self.model, portrait, driving, index, config, measure.measure)
+        try:
+            row = _animate_and_measure(self.model, portrait, driving, index, config, measure.measure)
+        except XNeMoError as error:  # a driver whose face is lost, say: it is counted, and the others go on
+            row = {"clip": index, "skipped": str(error)}
         row["key"] = self.key
         _write_row(output, index, row)
         return row

@@ -31,6 +31,7 @@ Progress = Callable[[str, int, int], None]
 MAX_GAP_S = 0.5  # a face lost for longer is refused: what it did meanwhile would be invented
 MAX_JUMP = 0.75  # of the box side, per frame: farther away is another face
 READ_SIDE = 1280  # driving frames are read no larger: their faces are cut to 224 pixels or less
+FOLLOWED = 25  # frames for which a face that was seen needs no second close look
 SIGMA_S = 0.2  # smoothing of the boxes in seconds: 5 frames at 25 fps (released code)
 
 
@@ -130,8 +131,8 @@ def prepare_driving(
     for frames in stream_frames(
         path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames, limits=limits, info=info
     ):
-        for frame in frames:
-            seen.append(detector.detect(frame))
+        for frame in frames:  # once a face has passed the close look, following it needs no more of them
+            seen.append(detector.detect(frame, quick=any(map(len, seen[-FOLLOWED:]))))
         if progress:
             progress("faces", len(seen), max(total, len(seen)))
     boxes = crops.smooth_boxes(bridge(follow(seen), rate, path.name), SIGMA_S * rate)
