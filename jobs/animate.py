@@ -7,9 +7,9 @@ from pathlib import Path
 from jobs.cli import parser, run
 
 EXAMPLES = """\
-  xnemo animate --model data/demo/model --portrait p.png --driving d.mp4 -o out.mp4
+  xnemo animate --portrait p.png --driving d.mp4 -o out.mp4
   xnemo animate --model models:/xnemo@demo --portrait p.png --motion smile.safetensors -o out.mp4
-  xnemo animate --model data/demo/model --portrait p.png --driving d.mp4 --start 2 --end 6 --side-by-side -o out.mp4"""
+  xnemo animate --portrait p.png --driving d.mp4 --start 2 --end 6 --side-by-side -o out.mp4"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 from jobs.cli import parser, run, with_overrides
 
 EXAMPLES = """\
-  xnemo evaluate --model data/demo/model --output report/
+  xnemo evaluate --model data/demo/runs/temporal/export --output report/
   xnemo evaluate --model models:/xnemo@demo --output report/ clips=16 steps=25
-  xnemo evaluate --model data/demo/model --output report/ --dry-run"""
+  xnemo evaluate --model data/demo/runs/temporal/export --output report/ --dry-run"""
 
 
 def main(argv: Sequence[str]) -> int:

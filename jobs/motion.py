@@ -8,9 +8,9 @@ from pathlib import Path
 from jobs.cli import parser, run
 
 EXAMPLES = """\
-  xnemo motion extract --model data/demo/model --driving d.mp4 -o d.safetensors
-  xnemo motion extract --model data/demo/model --dataset shards/ -o motions/
-  xnemo motion outpaint --tokenizer data/demo/tokenizer --generator data/demo/generator \\
+  xnemo motion extract --model data/demo/runs/temporal/export --driving d.mp4 -o d.safetensors
+  xnemo motion extract --model data/demo/runs/temporal/export --dataset shards/ -o motions/
+  xnemo motion outpaint --tokenizer data/demo/runs/tokenizer/export --generator data/demo/runs/generator/export \\
       --prefix d.safetensors --seconds 8 -o long.safetensors
   xnemo motion interpolate a.safetensors@0.4s b.safetensors@1.2s --frames 50 -o ab.safetensors
   xnemo motion plot d.safetensors -o d.png"""

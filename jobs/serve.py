@@ -13,7 +13,7 @@ from jobs.cli import parser, run, with_overrides
 
 EXAMPLES = """\
   xnemo serve --model models:/xnemo@demo
-  xnemo serve --model data/demo/model --port 8080 limits.seconds=20
+  xnemo serve --model data/demo/runs/temporal/export --port 8080 limits.seconds=20
   xnemo submit serve --model models:/xnemo@champion host=0.0.0.0 --address http://head:8265"""
 
 
