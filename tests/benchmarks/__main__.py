@@ -1,0 +1,68 @@
+"""`make bench`: how fast the parts are on this machine, one thread each. Printed, never asserted."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from xnemo import animate
+from xnemo.animation import noise
+from xnemo.batch import PairBatch
+from xnemo.config import ModelConfig
+from xnemo.draw import Draw
+from xnemo.model import seeded
+from xnemo.stages import StageConfig, build_stage
+from xnemo.synthetic.identity import random_identities
+from xnemo.synthetic.motion import random_motion
+from xnemo.synthetic.render import render
+
+REPEATS = 5
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(f"{'what':<44}{'median':>12}{'least':>12}{'most':>12}")
+    for size in (64, 256):
+        people, (motion, placement) = random_identities(range(16)), random_motion(0, 16)
+        show(f"heads drawn at {size} px, frames/s", 16, lambda: render(people, motion, placement, size))  # noqa: B023
+    model = seeded(ModelConfig.small(), 0)
+    model.codec.basis.normal_()  # unfitted: the arithmetic is the same
+    stage, batch = build_stage(model, "motion", StageConfig(backbone="joint")), pairs(8)
+
+    def step() -> None:
+        stage.losses(batch, Draw(0, batch.ids))["loss"].backward()
+
+    show("small model, motion stage, pairs/s", 8, step)
+    show("small model, 4 steps of 24 frames, frames/s", 24, lambda: sample(model, 24))
+
+
+def pairs(count: int) -> PairBatch:
+    frames = torch.randint(0, 255, (2, count, 3, 128, 128), dtype=torch.uint8)
+    boxes = torch.tensor([[32.0, 32, 96, 96]]).expand(count, 4)
+    return PairBatch(frames[0], frames[1], boxes, boxes + 4, torch.arange(count))
+
+
+def sample(model: torch.nn.Module, frames: int) -> None:
+    config = model.config
+    tokens = torch.randn(1, frames, config.motion_tokens, config.motion_token_dim)
+    latents = torch.randn(1, config.codec.channels, config.latent_size, config.latent_size)
+    animate.sample(
+        model, latents, model.null_context(1), tokens, tokens[:, :1], steps=4, guidance_scale=1.0,
+        noise=noise(model, frames, 0),
+    )  # fmt: skip
+
+
+def show(what: str, items: int, work: Callable[[], object]) -> None:
+    """Items per second of processor time: median, least and most of a few runs, after one to warm up."""
+    work()
+    rates = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        work()
+        rates.append(items / (time.process_time() - began))
+    print(f"{what:<44}{statistics.median(rates):>12.1f}{min(rates):>12.1f}{max(rates):>12.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
