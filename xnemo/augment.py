@@ -67,7 +67,8 @@ def _colour(images: Tensor, draw: Draw, config: AugmentConfig) -> Tensor:
     on = _coin(draw, "colour?", 0.8)
     brightness, contrast, saturation = (
         (1 + config.colour * _signed(draw, name) * on)[:, None, None, None]
-        for name in ("brightness", "contrast", "saturation"))
+        for name in ("brightness", "contrast", "saturation")
+    )
     x = (images + 1) / 2 * brightness
     x = torch.lerp(_grey(x).mean(dim=(2, 3), keepdim=True).expand_as(x), x, contrast.expand_as(x))
     keep = saturation * (1 - _coin(draw, "grayscale", config.grayscale))[:, None, None, None]

@@ -14,8 +14,8 @@ from torch import Tensor
 class _Movable:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        moved = {field.name: getattr(self, field.name).to(device, non_blocking=True)
-                 for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        parts = dataclasses.fields(self)  # type: ignore[arg-type]
+        moved = {part.name: getattr(self, part.name).to(device, non_blocking=True) for part in parts}
         return type(self)(**moved)
 
 

@@ -42,8 +42,9 @@ class Draw:
 
     def _bits(self, name: str, count: int) -> Tensor:
         """int64 [B,count] of hashed bits."""
-        key = int.from_bytes(hashlib.blake2b(f"{self.seed}/{name}".encode(), digest_size=8).digest(), "little",
-                             signed=True)
+        key = int.from_bytes(
+            hashlib.blake2b(f"{self.seed}/{name}".encode(), digest_size=8).digest(), "little", signed=True
+        )
         stream = _mix(_mix(self.ids.long()) ^ key)
         counter = torch.arange(1, count + 1, device=self.ids.device) * _GOLDEN
         return _mix(stream[:, None] + counter)

@@ -33,11 +33,13 @@ class Ema:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Raises XNeMoError when the state was taken from other parameters."""
-        shapes = [tuple(state[f"shadow.{i}"].shape) if f"shadow.{i}" in state else None
-                  for i in range(len(self.shadow))]
+        shapes = [
+            tuple(state[f"shadow.{i}"].shape) if f"shadow.{i}" in state else None for i in range(len(self.shadow))
+        ]
         if len(state) != len(self.shadow) + 1 or shapes != [tuple(s.shape) for s in self.shadow]:
-            raise XNeMoError("the moving average was saved for other parameters: resume with the same stage "
-                             "and model configuration")
+            raise XNeMoError(
+                "the moving average was saved for other parameters: resume with the same stage and model configuration"
+            )
         self.updates = int(state["updates"])
         for i, tensor in enumerate(self.shadow):
             tensor.copy_(state[f"shadow.{i}"])

@@ -37,8 +37,9 @@ def train(
     average = Ema(params, ema)
     critic = None
     if stage.discriminator is not None:
-        critic = torch.optim.Adam(stage.discriminator.parameters(), lr=stage.config.gan.discriminator_lr,
-                                  betas=stage.config.gan.betas)
+        critic = torch.optim.Adam(
+            stage.discriminator.parameters(), lr=stage.config.gan.discriminator_lr, betas=stage.config.gan.betas
+        )
     for step, batch in zip(range(steps), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, lr) * group["lr_scale"]
@@ -61,8 +62,10 @@ def parameter_groups(stage: Stage, lr: float) -> list[dict[str, Any]]:
     """`Stage.groups` as AdamW takes them: decay on matrices only, each group at its own multiple of the rate."""
     split = []
     for group in stage.groups():
-        for decay, chosen in ((0.01, [p for p in group["params"] if p.ndim > 1]),
-                              (0.0, [p for p in group["params"] if p.ndim <= 1])):
+        for decay, chosen in (
+            (0.01, [p for p in group["params"] if p.ndim > 1]),
+            (0.0, [p for p in group["params"] if p.ndim <= 1]),
+        ):
             if chosen:
                 split.append({**group, "params": chosen, "weight_decay": decay, "lr": lr * group["lr_scale"]})
     return split

@@ -93,8 +93,10 @@ class Stage(nn.Module):
             return [backbone, reference]
         if self.name == "temporal":
             return [_group("temporal_modules", denoiser, lambda n: inserted[1] in n)]
-        groups = [_group("motion_encoder", motion_encoder),
-                  _group("motion_modules", denoiser, lambda n: inserted[0] in n)]
+        groups = [
+            _group("motion_encoder", motion_encoder),
+            _group("motion_modules", denoiser, lambda n: inserted[0] in n),
+        ]
         if self.gan is not None:
             gan = self.config.gan
             groups.append(_group("gan_head", self.gan) | {"lr_scale": gan.lr_scale, "betas": gan.betas})
@@ -225,8 +227,16 @@ def diffusion_loss(stage: Stage, reference: Tensor, targets: Tensor, motion: Ten
     return total / config.noise_draws_per_pair
 
 
-def predict(stage: Stage, noisy: Tensor, t: Tensor, context: Tensor, motion: Tensor | None,
-            bank: Bank, kept: dict[str, Tensor] | None, dropped: Tensor) -> Tensor:
+def predict(
+    stage: Stage,
+    noisy: Tensor,
+    t: Tensor,
+    context: Tensor,
+    motion: Tensor | None,
+    bank: Bank,
+    kept: dict[str, Tensor] | None,
+    dropped: Tensor,
+) -> Tensor:
     """The denoiser's answer [B,C,F,h,w], with the null reference for the samples that are `dropped` [B].
 
     The null reference is no reference tokens at all, so those samples run apart from the others.
@@ -237,17 +247,23 @@ def predict(stage: Stage, noisy: Tensor, t: Tensor, context: Tensor, motion: Ten
     def part(rows: Tensor, null: bool) -> Tensor:
         image = model.null_context(len(rows)).to(context) if null else context[rows]
         return model.denoiser(
-            noisy[rows], t[rows], image, None if motion is None else motion[rows],
+            noisy[rows],
+            t[rows],
+            image,
+            None if motion is None else motion[rows],
             reference=None if null else {name: tokens[rows] for name, tokens in bank.items()},
-            kept=None if null or kept is None else {name: ids[rows] for name, ids in kept.items()}, **flags)
+            kept=None if null or kept is None else {name: ids[rows] for name, ids in kept.items()},
+            **flags,
+        )
 
     order = [torch.nonzero(~dropped).flatten(), torch.nonzero(dropped).flatten()]
     parts = [part(rows, null) for rows, null in zip(order, (False, True), strict=True) if len(rows)]
     return torch.cat(parts)[torch.cat(order).argsort()]
 
 
-def gan_losses(stage: Stage, reference: Tensor, reference_box: Tensor, target: Tensor, target_box: Tensor,
-               f_mot: Tensor) -> dict[str, Tensor]:
+def gan_losses(
+    stage: Stage, reference: Tensor, reference_box: Tensor, target: Tensor, target_box: Tensor, f_mot: Tensor
+) -> dict[str, Tensor]:
     """Eq. 7's terms for ŷ = G(f_app(reference face), f_mot) against the clean driving face; "gan" is the sum.
 
     Images [B,3,S,S] in [-1,1] with boxes [B,4]. The motion code enters before its fusion with f_rts, so the

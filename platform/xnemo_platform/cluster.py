@@ -103,6 +103,7 @@ def stop(folder: Path) -> bool:
         return False
     was = head.alive
     if was:
+        _stop_jobs(head)
         _end(head)
     shutil.rmtree(head.temporary, ignore_errors=True)
     path.unlink(missing_ok=True)
@@ -133,6 +134,17 @@ def _wait(head: Head, process: "subprocess.Popen[bytes]", log: Path) -> None:
         time.sleep(0.3)
     _end(head)
     raise PlatformError(f"the local Ray cluster did not answer within {START_WITHIN_S:.0f} s; its log is {log}.")
+
+
+def _stop_jobs(head: Head) -> None:
+    """Jobs have sessions of their own: without this they would outlive their cluster by a minute."""
+    from ray.job_submission import JobSubmissionClient
+
+    with contextlib.suppress(RuntimeError, ConnectionError, OSError):
+        client = JobSubmissionClient(head.dashboard)
+        for job in client.list_jobs():
+            if job.submission_id and not job.status.is_terminal():
+                client.stop_job(job.submission_id)
 
 
 def _end(head: Head) -> None:

@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import os
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from xnemo_platform.tracking import ARTIFACTS, Drain, Tracker, run_id
 log = logging.getLogger(__name__)
 CONFIG, RESULT, ERROR = "config.json", "result.json", "error.json"
 EXPORT = "export"
+OWNED_WITHIN_S = 120.0  # a driver without its cluster gives up after 60
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,26 @@ def fit(
 
 @contextmanager
 def _owned(folder: Path) -> Iterator[None]:
-    """One driver per run; a second one is refused rather than left to spoil the first."""
+    """One driver per run; a second one is refused rather than left to spoil the first.
+
+    It waits a while first: the driver of a cluster that was killed notices within a minute that it is alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    deadline, told = time.monotonic() + OWNED_WITHIN_S, False
     with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PlatformError(f"{folder}: another process trains this run; wait for it or stop it.") from None
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise PlatformError(f"{folder}: another process trains this run; wait for it or stop it.") from None
+            if not told:
+                print(
+                    f"{folder}: another process trains this run; waiting for it, ETA {OWNED_WITHIN_S:.0f} s", flush=True
+                )
+                told = True
+            time.sleep(1)
         yield
 
 

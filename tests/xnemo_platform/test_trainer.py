@@ -165,7 +165,8 @@ def test_another_configuration_for_the_same_folder_is_refused(tmp_path, tracker)
     assert fit(tmp_path / "run", tracker, loop={"workers": 1}, may_change=["loop.workers"]).metrics
 
 
-def test_a_second_driver_of_one_run_is_refused(tmp_path, tracker):
+def test_a_second_driver_of_one_run_is_refused(tmp_path, tracker, monkeypatch):
+    monkeypatch.setattr("xnemo_platform.trainer.OWNED_WITHIN_S", 0.0)
     folder = finished(tmp_path / "run")
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
