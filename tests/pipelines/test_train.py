@@ -102,6 +102,7 @@ def config_of(stage: str, dataset: str, folder: Path, *overrides: str) -> TrainC
         "loop.steps=2",
         "loop.batch=2",
         "loop.accumulate=1",
+        "loop.workers=1",
         "loop.save_every=1",
         "loop.validate_every=2",
         "validation_clips=2",
@@ -111,7 +112,7 @@ def config_of(stage: str, dataset: str, folder: Path, *overrides: str) -> TrainC
         "recipe.warmup_samples=0",
     ]
     if stage == "appearance":
-        quick.append(f"model={json.dumps(TINY)}")
+        quick += ["start=null", f"model={json.dumps(TINY)}"]
     given = [f"dataset={dataset}", f"output={folder}", *quick, *overrides]
     return load_config(TrainConfig, CONFIGS / f"train-small-{stage}.yaml", given)
 
