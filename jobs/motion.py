@@ -70,10 +70,7 @@ def extract_dataset(arguments: argparse.Namespace) -> None:
     from jobs.data import absolute, show
     from pipelines.motions import MotionsConfig
     from pipelines.motions import extract as extract_motions
-    from xnemo_platform.settings import settings
-    from xnemo_platform.trainer import start_ray
 
-    start_ray(settings().cpus)
     config = MotionsConfig(
         dataset=absolute(arguments.dataset), model=arguments.model, output=absolute(str(arguments.output))
     )

@@ -38,10 +38,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
     from pipelines.serve import api
-    from xnemo_platform.settings import settings
-    from xnemo_platform.trainer import start_ray
 
-    start_ray(settings().cpus)
     url = api.start(config)
     print(f"page: {url}/   API: {url}/docs", flush=True)
     if os.environ.get("RAY_ADDRESS"):  # inside a cluster's job: the service outlives it

@@ -43,7 +43,7 @@ class DemoConfig(Config):
     source_size: int = 192
     """Pixels of a drawn clip's side; ingest brings its face crop to 512."""
     configs: str = str(Path(__file__).resolve().parents[1] / "jobs" / "configs")
-    """Folder with train-small-<stage>.yaml, tokenizer-small.yaml, generator-small.yaml and ingest.yaml."""
+    """Folder with train-small-<stage>.yaml, tokenizer-small.yaml and generator-small.yaml."""
     overrides: dict[str, list[str]] = Field(default_factory=dict)
     """Per step, further `key=value` words for its job."""
     request_seconds: float = 2.4
@@ -146,8 +146,8 @@ def animate(config: DemoConfig, folder: Path, url: str) -> dict[str, Any]:
     client = Client(url)
     job = client.finish(client.post("/v1/animations", {"portrait": portrait, "driving": driving}, _options(config)))
     result = client.download(job["links"]["video"], folder / "result.mp4")
-    frames = np.stack(list(read_frames(result)))
-    driver = np.stack(list(read_frames(driving)))[: len(frames)]
+    frames = read_frames(result)
+    driver = read_frames(driving)[: len(frames)]
     beside = list(side_by_side(read_image(portrait), driver, frames))
     write_video(folder / "side-by-side.mp4", iter(beside), fps=25)
     moments = np.linspace(0, len(beside) - 1, 6).round().astype(int)

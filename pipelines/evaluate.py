@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from pipelines import report
@@ -150,7 +149,7 @@ def _animate_and_measure(
         seed=config.seed,
         head_motion=config.head_motion,
     )
-    driver_frames = np.stack(list(read_frames(driving)))[: len(clip.frames)]
+    driver_frames = read_frames(driving)[: len(clip.frames)]
     video = driving.with_name(f"side-by-side-{index:03}.mp4")
     write_video(video, iter(side_by_side(read_image(portrait), driver_frames, clip.frames)), fps=clip.fps)
     truth = _true_motion(driving.with_suffix(".json"), len(clip.frames))
