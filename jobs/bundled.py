@@ -10,6 +10,7 @@ command continues from it, and what it does next depends on the seed and the sam
 """
 
 import argparse
+import copy
 import math
 import sys
 import time
@@ -34,7 +35,7 @@ from xnemo_platform.feed import global_batch
 SEED, BATCH, PEAK, FLOOR, RISE = 0, 12, 1.5e-3, 0.03, 40
 WARMUP = 48_000  # samples for which the GAN head alone teaches the encoder: poses first, the mouth much later
 MIN_GAP = 12  # frames between reference and target: close ones share their motion, and copying would do
-CODEC_STEPS = 4000
+CODEC_IMAGES, CODEC_STEPS = 8192, 4000
 SAVE_S = 120
 RECIPE = StageConfig(
     backbone="joint",
@@ -68,15 +69,17 @@ def fresh_model() -> XNeMo:
 def fit_codec(model: XNeMo, store: ClipStore) -> None:
     codec = model.codec
     assert isinstance(codec, ConvCodec)
-    images = to_unit(store.some_frames(8192, SEED), model.config.image_size)
+    images = to_unit(store.some_frames(CODEC_IMAGES, SEED), model.config.image_size)
     codec.fit(images, steps=CODEC_STEPS)
-    error = (codec.decode(codec.encode(images[:512])) - images[:512]).square().mean()
+    with torch.no_grad():
+        error = (codec.decode(codec.encode(images[:512])) - images[:512]).square().mean()
     print(f"codec: {10 * math.log10(4 / float(error)):.2f} dB", flush=True)
 
 
 def train(store: ClipStore, output: Path, samples: int) -> None:
     """Train on `samples` pairs, keeping a state every two minutes and writing the averaged model with it."""
     state_file = output.with_name(f"{output.name}.state.pt")
+    torch.manual_seed(SEED)  # the aligned start and the GAN head draw from torch's own generator
     model = fresh_model()
     if not state_file.exists():
         fit_codec(model, store)
@@ -98,12 +101,13 @@ def train(store: ClipStore, output: Path, samples: int) -> None:
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         average.update()
-        seen = {name: 0.98 * seen.get(name, float(value)) + 0.02 * float(value) for name, value in losses.items()}
+        terms = {name: float(value.detach()) for name, value in losses.items()}
+        seen = {name: 0.98 * seen.get(name, value) + 0.02 * value for name, value in terms.items()}
         now = time.monotonic()
         if (step + 1) % 100 == 0:
-            terms = "  ".join(f"{name} {value:.4f}" for name, value in seen.items())
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in seen.items())
             left = (now - began) / (step + 1 - first) * (last - step - 1)
-            print(f"samples {(step + 1) * BATCH}/{samples}  ETA {left / 60:.0f} min  {terms}", flush=True)
+            print(f"samples {(step + 1) * BATCH}/{samples}  ETA {left / 60:.0f} min  {shown}", flush=True)
         if now - saved > SAVE_S or step + 1 == last:
             saved = now
             keep(state_file, stage, optimizer, average, step + 1)
@@ -140,11 +144,7 @@ def keep(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, average: Em
 def export(stage: Stage, average: Ema, output: Path) -> None:
     """The averaged model in half precision."""
     with average.swap():
-        kept = {name: tensor.clone() for name, tensor in stage.model.state_dict().items()}
-        stage.model.half()
-        weights.save(stage.model, output)
-    stage.model.float()
-    stage.model.load_state_dict(kept)
+        weights.save(copy.deepcopy(stage.model).half(), output)
 
 
 if __name__ == "__main__":
