@@ -44,6 +44,7 @@ def farewell(made: dict[str, str], tracking_uri: str) -> str:
     return "\n".join(
         [
             "",
+            f"first         {made['first']}   (the bundled model, before any training)",
             f"result        {made['result']}",
             f"side by side  {made['side_by_side']}   (portrait, driver, result)",
             f"extended      {made['longer']}",

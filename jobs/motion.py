@@ -8,11 +8,14 @@ from pathlib import Path
 from jobs.cli import parser, run
 
 EXAMPLES = """\
-  xnemo motion extract --model data/demo/runs/temporal/export --driving d.mp4 -o d.safetensors
-  xnemo motion extract --model data/demo/runs/temporal/export --dataset shards/ -o motions/
-  xnemo motion outpaint --tokenizer data/demo/runs/tokenizer/export --generator data/demo/runs/generator/export \\
-      --prefix d.safetensors --seconds 8 -o long.safetensors
+  xnemo motion extract --driving d.mp4 -o d.safetensors
+  xnemo motion extract --model models:/xnemo@demo --dataset shards/ -o motions/
+  xnemo motion outpaint --prefix d.safetensors --seconds 8 -o long.safetensors
+  xnemo motion outpaint --tokenizer models:/xnemo-tokenizer@demo --generator models:/xnemo-generator@demo \\
+      --emotion happy --seconds 4 -o happy.safetensors
   xnemo motion interpolate a.safetensors@0.4s b.safetensors@1.2s --frames 50 -o ab.safetensors
+  xnemo motion scale d.safetensors --factor 1.5 -o more.safetensors
+  xnemo motion concatenate a.safetensors b.safetensors -o both.safetensors
   xnemo motion plot d.safetensors -o d.png"""
 
 
@@ -22,8 +25,7 @@ def main(argv: Sequence[str]) -> int:
     _extract_options(kinds.add_parser("extract", help="the motion of a driving video"))
     _outpaint_options(kinds.add_parser("outpaint", help="extend a motion, or invent one"))
     _interpolate_options(kinds.add_parser("interpolate", help="move between moments of motion files"))
-    plot = kinds.add_parser("plot", help="draw a motion over time")
-    plot.add_argument("motion", type=Path)
+    _edit_options(kinds)
     for each in kinds.choices.values():
         each.add_argument("-o", "--output", type=Path, required=True)
     arguments = options.parse_args(argv)
@@ -31,15 +33,14 @@ def main(argv: Sequence[str]) -> int:
         "extract": extract,
         "outpaint": outpaint,
         "interpolate": interpolate,
-        "plot": plot_motion,
     }
-    handlers[arguments.kind](arguments)
+    handlers.get(arguments.kind, edit_motion)(arguments)
     print(arguments.output)
     return 0
 
 
 def _extract_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--model", required=True, help="a model folder, or models:/<name>@<alias>")
+    options.add_argument("--model", default="bundled", help="a model folder, or models:/<name>@<alias> (bundled)")
     source = options.add_mutually_exclusive_group(required=True)
     source.add_argument("--driving", type=Path, help="a video with a face; -o is a .safetensors file")
     source.add_argument("--dataset", help="shards; -o is a folder, for `xnemo train tokenizer`")
@@ -49,8 +50,8 @@ def _extract_options(options: argparse.ArgumentParser) -> None:
 
 
 def _outpaint_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--tokenizer", required=True, help="a tokenizer folder, or models:/<name>@<alias>")
-    options.add_argument("--generator", required=True, help="a generator folder, or models:/<name>@<alias>")
+    for part in ("tokenizer", "generator"):
+        options.add_argument(f"--{part}", default="bundled", help="a folder, or models:/<name>@<alias> (bundled)")
     options.add_argument("--prefix", type=Path, help="the motion to go on from; without it one is invented")
     options.add_argument("--seconds", type=float, required=True, help="length of the whole")
     options.add_argument("--seed", type=int, default=0)
@@ -64,6 +65,25 @@ def _interpolate_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("keys", nargs="+", metavar="FILE@SECONDSs", help="two or more moments")
     options.add_argument("--frames", type=int, default=50)
     options.add_argument("--curve", choices=["linear", "spherical"], default="linear")
+
+
+def _edit_options(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    scale = kinds.add_parser("scale", help="exaggerate or calm the expression about the motion's mean")
+    scale.add_argument("--factor", type=float, required=True, help="above 1 exaggerates, below 1 calms")
+    hold = kinds.add_parser("hold", help="freeze one moment, then go on")
+    hold.add_argument("--at", type=float, required=True, help="seconds from the start")
+    hold.add_argument("--seconds", type=float, required=True, help="how much longer")
+    loop = kinds.add_parser("loop", help="repeat without a jump")
+    loop.add_argument("--times", type=int, required=True)
+    smooth = kinds.add_parser("smooth", help="take out jitter")
+    smooth.add_argument("--sigma", type=float, default=1.0, help="frames (1)")
+    plot = kinds.add_parser("plot", help="draw a motion over time, as a PNG")
+    for each in (scale, hold, loop, smooth, plot):
+        each.add_argument("motion", type=Path)
+    concatenate = kinds.add_parser("concatenate", help="one after another, cross-faded")
+    concatenate.add_argument("motions", type=Path, nargs="+")
+    for each in (loop, concatenate):
+        each.add_argument("--blend", type=int, default=8, help="frames that cross-fade at a seam (8)")
 
 
 def extract_dataset(arguments: argparse.Namespace) -> None:
@@ -111,8 +131,8 @@ def outpaint(arguments: argparse.Namespace) -> None:
 
     prefix = load_motion(arguments.prefix) if arguments.prefix else None
     motion = outpaint_motion(
-        load_tokenizer(locate(arguments.tokenizer)),
-        load_generator(locate(arguments.generator)),
+        load_tokenizer(locate(arguments.tokenizer, "tokenizer")),
+        load_generator(locate(arguments.generator, "generator")),
         prefix,
         round(arguments.seconds * (prefix.fps if prefix else FPS)),
         arguments.seed,
@@ -133,11 +153,25 @@ def interpolate(arguments: argparse.Namespace) -> None:
     save_motion(mixing.interpolate(keys, arguments.frames, curve=arguments.curve), arguments.output)
 
 
-def plot_motion(arguments: argparse.Namespace) -> None:
-    from xnemo.tokens.edit import plot
-    from xnemo.tokens.motion_file import load_motion
+def edit_motion(arguments: argparse.Namespace) -> None:
+    from xnemo.tokens import edit
+    from xnemo.tokens.motion_file import load_motion, save_motion
 
-    plot(load_motion(arguments.motion), arguments.output)
+    if arguments.kind == "concatenate":
+        motions = [load_motion(path) for path in arguments.motions]
+        save_motion(edit.concatenate(motions, arguments.blend), arguments.output)
+        return
+    motion = load_motion(arguments.motion)
+    if arguments.kind == "plot":
+        edit.plot(motion, arguments.output)
+    elif arguments.kind == "scale":
+        save_motion(edit.scale(motion, arguments.factor), arguments.output)
+    elif arguments.kind == "hold":
+        save_motion(edit.hold(motion, arguments.at, arguments.seconds), arguments.output)
+    elif arguments.kind == "loop":
+        save_motion(edit.loop(motion, arguments.times, arguments.blend), arguments.output)
+    else:
+        save_motion(edit.smooth(motion, arguments.sigma), arguments.output)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.evaluate import UNSEEN
+from pipelines.models import BUNDLED, load
 from pipelines.steps import Jobs, Line, Shown
 from xnemo.client import Client
 from xnemo_platform import cluster, registry
@@ -29,7 +30,7 @@ from xnemo_platform.settings import Settings
 
 ALIAS = "demo"
 STAGES = ("appearance", "motion", "temporal")
-TOTAL = 13
+TOTAL = 14
 PORTRAIT_SEED, DRIVER_SEED = UNSEEN + 7, UNSEEN + 8  # neither is ever trained on
 Array = NDArray[np.uint8]
 INGEST = ("clips.min_face_px=40", "clips.min_frames=16", "clips.check_damage=false")  # drawn here: small, short, whole
@@ -58,7 +59,10 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
     """Run, or go on with, the demo; returns what was made. The cluster is left running with the service on it."""
     folder = places.home / "demo"
     line = Line(folder, TOTAL, say)
-    say(f"starting Ray; everything is written below {folder}")
+    say(f"everything is written below {folder}")
+    first = line.step("first", "the bundled model animates a drawn portrait", lambda: preview(config, folder),
+                      bundled_digest(), flatten(config))  # fmt: skip
+    say(f"    {first['first']}")
     head = cluster.start(folder / "cluster", places.cpus, places.env())
     jobs = Jobs(line, head.dashboard, places.env(), config.overrides)
 
@@ -76,8 +80,27 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
     report = jobs.step("evaluate", "measure motion transfer on unseen identities", folder / "report",
                        ["evaluate", "--model", f"models:/xnemo@{ALIAS}", f"clips={config.evaluate_clips}",
                         f"steps={config.steps}"], versions)  # fmt: skip
-    return {"url": url, "dashboard": head.dashboard, "model": trained["xnemo"]["folder"], "shards": shards["folder"],
+    return {"first": first["first"], "url": url, "dashboard": head.dashboard,
+            "model": trained["xnemo"]["folder"], "shards": shards["folder"],
             "report": f"{report['folder']}/artifacts/report.md", **shown, "longer": longer["video"]}  # fmt: skip
+
+
+def bundled_digest() -> str:
+    return (BUNDLED / "digests.json").read_text()
+
+
+def preview(config: DemoConfig, folder: Path) -> dict[str, Any]:
+    """Something to look at before anything is trained: portrait, driver and result of the bundled model."""
+    from xnemo.animation import animate
+    from xnemo.clip import side_by_side
+    from xnemo.media.images import read_image
+    from xnemo.media.video import read_frames, write_video
+
+    portrait, driving = _request_media(config, folder)
+    clip = animate(load(BUNDLED), portrait, driving, steps=config.steps, seed=0)
+    path = folder / "first.mp4"
+    write_video(path, side_by_side(read_image(portrait), read_frames(driving), clip.frames), fps=clip.fps)
+    return {"first": str(path), "keeps": [str(path)]}
 
 
 def draw(config: DemoConfig, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:

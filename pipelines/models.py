@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import xnemo
 from xnemo_platform.errors import PlatformError
@@ -17,11 +17,11 @@ BUNDLED = Path(xnemo.__file__).parent / "bundled"
 ALIAS = re.compile(r"^models:/(?P<name>[^@/]+)@(?P<alias>[^@/]+)$")
 
 
-def locate(model: str) -> Path:
+def locate(model: str, part: Literal["", "tokenizer", "generator"] = "") -> Path:
     """The folder of a model named by path, by `models:/<name>@<alias>` (MLflow registry, digests checked), or
-    `bundled`."""
+    `bundled`: then `part` says which of the bundled ones."""
     if model == "bundled":
-        return BUNDLED
+        return BUNDLED / part
     match = ALIAS.match(model)
     if match:
         from xnemo_platform.registry import resolve
