@@ -11,6 +11,7 @@ command continues from it, and what it does next depends on the seed and the sam
 
 import argparse
 import copy
+import json
 import math
 import sys
 import time
@@ -30,7 +31,11 @@ from xnemo.ema import Ema
 from xnemo.fresh import align
 from xnemo.model import XNeMo, seeded
 from xnemo.stages import GanLossConfig, Stage, StageConfig, build_stage
+from xnemo_platform.config import flatten
+from xnemo_platform.errors import PlatformError
 from xnemo_platform.feed import global_batch
+from xnemo_platform.settings import settings
+from xnemo_platform.tracking import Drain, Outbox, Tracker, mlflow_client, run_id
 
 SEED, BATCH, PEAK, FLOOR, RISE = 0, 12, 1.5e-3, 0.03, 40
 WARMUP = 48_000  # samples for which the GAN head alone teaches the encoder: poses first, the mouth much later
@@ -50,13 +55,35 @@ def main(argv: Sequence[str]) -> int:
     options = argparse.ArgumentParser("python -m jobs.bundled", description=__doc__)
     options.add_argument("--dataset", required=True)
     options.add_argument("--output", required=True, type=Path)
-    options.add_argument("--samples", type=int, default=300_000)
+    options.add_argument("--samples", type=int, default=260_000)
     options.add_argument("--threads", type=int, default=1)
     arguments = options.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     store = ClipStore(str(Path(arguments.dataset).resolve()), "train", 128, 4 * 10**9, 2)
-    train(store, arguments.output, arguments.samples)
+    folder, places = arguments.output.with_name(f"{arguments.output.name}.run"), settings()
+    tracker = Tracker(uri=places.tracking_uri, experiment="bundled", artifact_root=places.artifact_root)
+    recipe = RECIPE.model_dump() | {"seed": SEED, "batch": BATCH, "lr": PEAK, "samples": arguments.samples}
+    tags = {"dataset": json.loads(Path(arguments.dataset, "summary.json").read_text())["manifest_sha256"]}
+    with Drain(folder, arguments.output.name, tracker, flatten(recipe), tags), Outbox(folder) as box:
+        train(store, arguments.output, arguments.samples, box)
+    history(folder, tracker, arguments.output / "run.json")
     return 0
+
+
+def history(folder: Path, tracker: Tracker, path: Path) -> None:
+    """What MLflow has of the run: parameters, tags and every metric's [samples, value], as JSON."""
+    client, name = mlflow_client(tracker.uri), run_id(folder)
+    if name is None:
+        raise PlatformError(
+            f"{tracker.uri}: MLflow never answered, so {path} cannot be written; start it and run again."
+        )
+    run = client.get_run(name)
+    metrics = {
+        key: [[point.step, round(point.value, 5)] for point in client.get_metric_history(name, key)]
+        for key in sorted(run.data.metrics)
+    }
+    tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+    path.write_text(json.dumps({"params": run.data.params, "tags": tags, "metrics": metrics}, indent=1))
 
 
 def fresh_model() -> XNeMo:
@@ -76,7 +103,7 @@ def fit_codec(model: XNeMo, store: ClipStore) -> None:
     print(f"codec: {10 * math.log10(4 / float(error)):.2f} dB", flush=True)
 
 
-def train(store: ClipStore, output: Path, samples: int) -> None:
+def train(store: ClipStore, output: Path, samples: int, box: Outbox) -> None:
     """Train on `samples` pairs, keeping a state every two minutes and writing the averaged model with it."""
     state_file = output.with_name(f"{output.name}.state.pt")
     torch.manual_seed(SEED)  # the aligned start and the GAN head draw from torch's own generator
@@ -106,6 +133,7 @@ def train(store: ClipStore, output: Path, samples: int) -> None:
         now = time.monotonic()
         if (step + 1) % 100 == 0:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in seen.items())
+            box.metrics((step + 1) * BATCH, seen)
             left = (now - began) / (step + 1 - first) * (last - step - 1)
             print(f"samples {(step + 1) * BATCH}/{samples}  ETA {left / 60:.0f} min  {shown}", flush=True)
         if now - saved > SAVE_S or step + 1 == last:

@@ -9,6 +9,7 @@ from jobs import bundled
 from pipelines.clip_store import ClipStore
 from tests.pipelines.test_train import SIZE, dataset  # noqa: F401
 from xnemo import weights
+from xnemo_platform.tracking import Outbox
 
 
 class Stopped(Exception):
@@ -26,7 +27,8 @@ def store(dataset: str, monkeypatch: pytest.MonkeyPatch) -> ClipStore:  # noqa: 
 def test_a_stopped_run_goes_on_to_the_same_weights(
     store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundled.train(store, tmp_path / "whole", 60)
+    box = Outbox(tmp_path / "run")
+    bundled.train(store, tmp_path / "whole", 60, box)
     pairs, calls = ClipStore.pairs, []
 
     def stopping(self: ClipStore, *words: object) -> object:
@@ -37,9 +39,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(ClipStore, "pairs", stopping)
     with pytest.raises(Stopped):
-        bundled.train(store, tmp_path / "stopped", 60)
+        bundled.train(store, tmp_path / "stopped", 60, box)
     monkeypatch.setattr(ClipStore, "pairs", pairs)
-    bundled.train(store, tmp_path / "stopped", 60)
+    bundled.train(store, tmp_path / "stopped", 60, box)
     whole, stopped = (weights.load(tmp_path / name).state_dict() for name in ("whole", "stopped"))
     different = [name for name in whole if not torch.equal(whole[name], stopped[name])]
     assert not different
