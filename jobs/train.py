@@ -7,10 +7,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parser, run, with_overrides
 from jobs.data import absolute, show
+from xnemo_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from pipelines.train import TrainConfig
 
 STAGES = ("appearance", "motion", "temporal")
 EXAMPLES = """\
@@ -30,7 +34,13 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--config", help="YAML file (see jobs/configs)")
     options.add_argument("--model", help="model to start from: a folder, or models:/<name>@<alias>")
     options.add_argument("--tokenizer", help="generator only: the tokenizer's folder")
-    options.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
+    options.add_argument("--dry-run", action="store_true", help="say what would be done and needed; write nothing")
+    options.add_argument(
+        "--peak-tflops", type=float, default=989.0, help="of one worker, for --dry-run (989: H100, bf16)"
+    )
+    options.add_argument(
+        "--mfu", type=float, default=0.3, help="share of the peak that is reached, for --dry-run (0.3)"
+    )
     arguments = with_overrides(options, argv)
     return stage(arguments) if arguments.what in STAGES else motion_model(arguments)
 
@@ -43,7 +53,7 @@ def stage(arguments: argparse.Namespace) -> int:
     flags += [f"start={json.dumps(absolute(arguments.model))}"] if arguments.model else []
     config = load_config(TrainConfig, arguments.config, [*arguments.overrides, *flags])
     if arguments.dry_run:
-        return _plan(config)
+        return _stage_plan(config, arguments)
     _tell(train(config))
     return 0
 
@@ -51,7 +61,6 @@ def stage(arguments: argparse.Namespace) -> int:
 def motion_model(arguments: argparse.Namespace) -> int:
     from pipelines import tokens
     from xnemo_platform.config import load_config
-    from xnemo_platform.errors import PlatformError
 
     flags = _places(arguments, motions="dataset", output="output")
     if arguments.what == "tokenizer":
@@ -74,6 +83,21 @@ def _plan(config: Any) -> int:
     """What the run would be: every value of its configuration, and how much it would look at."""
     show(config.model_dump(mode="json"))
     print(f"{config.loop.steps} steps of {config.loop.batch}: {config.loop.steps * config.loop.batch} samples")
+    return 0
+
+
+def _stage_plan(config: "TrainConfig", arguments: argparse.Namespace) -> int:
+    """The configuration, and what it needs: parameters, memory, arithmetic, time."""
+    from pipelines.models import locate
+    from pipelines.train_plan import describe, plan
+
+    if arguments.peak_tflops <= 0 or not 0 < arguments.mfu <= 1:
+        raise PlatformError("--peak-tflops must be above 0, --mfu above 0 and at most 1.")
+    show(config.model_dump(mode="json"))
+    if config.start:
+        config = config.model_copy(update={"start": str(locate(config.start))})
+    needs = plan(config, bf16=config.loop.precision != "fp32" and config.loop.device != "cpu")
+    print("\n".join(describe(needs, config, arguments.peak_tflops, arguments.mfu)))
     return 0
 
 

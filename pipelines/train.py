@@ -6,7 +6,7 @@ same folder. `recipe` is what the stage does, `loop` how it is run.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -50,6 +50,10 @@ class TrainConfig(Config):
     loop: LoopConfig
     experiment: str = "xnemo"
     average: float = Field(default=0.9999, ge=0, lt=1)  # decay of the weight average; 0 keeps none
+    checkpointing: tuple[Literal["reference_net", "denoiser"], ...] = ()
+    """Networks whose activations are recomputed in the backward pass, block by block: less memory, a third slower."""
+    compile: bool = False
+    """torch.compile of the two networks: a minute or more at the start, then faster steps (needs a C++ compiler)."""
     frame_size: int = Field(default=512, ge=32)  # frames are decoded to this size
     cache_gb: float = Field(default=4.0, ge=0)  # decoded frames kept by each worker
     min_gap: int = Field(default=1, ge=1)  # frames between the two of a pair
@@ -84,6 +88,8 @@ MAY_DIFFER = [f"loop.{key}" for key in MAY_CHANGE] + [
     "start",
     "validation_clips",
     "validation_steps",
+    "checkpointing",
+    "compile",
 ]
 """Keys a resumed run may change. Data and start may move: their digests may not."""
 
@@ -141,6 +147,11 @@ class StageTask:
         model = weights.load(folder, device=place.device, dtype=torch.float32)
         torch.manual_seed(config.loop.seed)  # what a stage adds is a function of the seed, so equal on all ranks
         self.stage = build_stage(model, config.stage, config.recipe).to(self.device)
+        for name in config.checkpointing:
+            getattr(model, name).checkpointing = True
+        if config.compile:
+            for network in (model.reference_net, model.denoiser):
+                network.compile()
         self.groups: list[Group] = self.stage.groups()
         self.adversary, self.adversary_groups = _adversary(self.stage)
         self.module = _Losses(self.stage, config.loop.seed)

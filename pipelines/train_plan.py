@@ -1,0 +1,216 @@
+"""What a training would need, before it is started: parameters, memory of one worker, arithmetic and time.
+
+The networks of the configured stage run once on tensors that have shapes and no values: a counter adds up the
+arithmetic, a hook the activations kept for the backward pass. The released shape takes some seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from pipelines.train import TrainConfig
+from xnemo import weights
+from xnemo.codec import VaeCodec
+from xnemo.config import ModelConfig
+from xnemo.model import XNeMo
+from xnemo.places import place_table
+from xnemo.stages import Stage, build_stage
+from xnemo_platform.feed import micro_batch
+
+GB = 1e9
+Size = torch.Size
+AUTOCAST = 0.7  # activations under bf16 autocast against fp32: halves, but norms and softmax keep both
+
+
+def _attention(q: Size, k: Size, v: Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+def _attention_backward(grad: Size, q: Size, k: Size, v: Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_backward_flop_count(grad, q, k, v)
+
+
+ATTENTION = {  # the CPU's fused attention, which torch's own table leaves out
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes are of one worker; FLOPs of one sample, forward and backward."""
+
+    trained: dict[str, int]  # parameters per optimizer group, discriminator included
+    frozen: int
+    weights: int  # bytes: all parameters in fp32, and the gradients of the trained
+    optimizer: int  # AdamW's two moments
+    host: int  # of these, what is offloaded to host memory
+    average: int  # the moving average
+    activations: int
+    flops: float
+    steps: int
+    batch: int
+
+    @property
+    def device(self) -> int:
+        """Bytes on the worker's device."""
+        return self.weights + self.optimizer - self.host + self.average + self.activations
+
+    def seconds(self, peak: float, mfu: float, workers: int) -> float:
+        """How long the steps take at `peak` FLOP/s per worker, of which the share `mfu` is reached."""
+        return self.steps * self.batch * self.flops / (peak * mfu * workers)
+
+
+def plan(config: TrainConfig, bf16: bool) -> Plan:
+    """What `config` needs on each of its workers; bf16 says whether they compute in it (GPUs do)."""
+    loop = config.loop
+    micro = micro_batch(loop.batch, loop.workers, loop.accumulate)
+    with _without_values():
+        stage = _stage(config)
+        trained = {group["name"]: _count(group["params"]) for group in stage.groups()}
+        if stage.discriminator is not None:
+            trained["discriminator"] = _count(list(stage.discriminator.parameters()))
+        total, own = _count(list(stage.parameters())), sum(trained.values())
+        with _kept() as kept, FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+            _forward(stage, micro, config.clip_frames if config.stage == "temporal" else 1).backward()
+    held = own // loop.workers if loop.zero == 3 else own  # ZeRO: 1 shards moments, 2 gradients, 3 the weights too
+    gradients = own // loop.workers if loop.zero >= 2 else own
+    moments = 8 * (own // loop.workers if loop.zero >= 1 else own)
+    return Plan(
+        trained=trained,
+        frozen=total - own,
+        weights=4 * (total - own + held + gradients),
+        optimizer=moments,
+        host=moments if loop.offload else 0,
+        average=4 * own if config.average else 0,
+        activations=int(sum(kept.values()) * (AUTOCAST if bf16 else 1)),
+        flops=counter.get_total_flops() / micro,
+        steps=loop.steps,
+        batch=loop.batch,
+    )
+
+
+def describe(plan: Plan, config: TrainConfig, peak_tflops: float, mfu: float) -> list[str]:
+    """The plan as lines to read."""
+    loop = config.loop
+    hours, rest = divmod(plan.seconds(peak_tflops * 1e12, mfu, loop.workers), 3600)
+    return [
+        "parameters trained: " + ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in plan.trained.items()),
+        f"parameters frozen: {plan.frozen / 1e6:.2f} M",
+        f"memory of each of {loop.workers} workers: {plan.device / GB:.2f} GB "
+        f"(weights and gradients {plan.weights / GB:.2f}, optimizer {(plan.optimizer - plan.host) / GB:.2f}, "
+        f"average {plan.average / GB:.2f}, activations {plan.activations / GB:.2f})"
+        + (f", and {plan.host / GB:.2f} GB of host memory" if plan.host else ""),
+        f"{loop.steps} steps of {loop.batch}: {loop.steps * loop.batch} samples, {plan.flops / 1e9:.1f} GFLOP each",
+        f"time: {int(hours)} h {int(rest // 60):02d} min {int(rest % 60):02d} s "
+        f"at {mfu:.0%} of {peak_tflops:g} TFLOP/s a worker",
+    ]
+
+
+def _stage(config: TrainConfig) -> Stage:
+    """The configured stage with shapes and no values."""
+    shape = config.model
+    if config.start:
+        shape = ModelConfig.model_validate_json((Path(config.start) / weights.CONFIG).read_text())
+    assert shape
+    stage = build_stage(XNeMo(shape), config.stage, config.recipe)
+    for name in config.checkpointing:
+        getattr(stage.model, name).checkpointing = True
+    return stage
+
+
+def _forward(stage: Stage, batch: int, frames: int) -> Tensor:
+    """The networks of one step, as `xnemo.stages` runs them, with a loss to run backward from."""
+    model, config = stage.model, stage.model.config
+    image = torch.zeros(batch, 3, config.image_size, config.image_size)
+    with torch.no_grad():
+        reference, clean = _latents(model, image), _latents(model, image.repeat_interleave(frames, 0))
+        clean = clean.unflatten(0, (batch, frames)).transpose(1, 2)
+        context = model.context(image)
+    total, motion = image.new_zeros(()), None
+    if stage.name != "appearance":
+        side = config.motion_encoder.image_size
+        with torch.set_grad_enabled(stage.name == "motion"):
+            f_mot = model.motion_encoder.encode(image.new_zeros(batch * frames, 3, side, side))
+            motion = model.motion_encoder.fuse(f_mot, image.new_zeros(batch * frames, 3)).unflatten(0, (batch, frames))
+        if stage.gan is not None:
+            total = total + _gan(stage, batch, f_mot)
+    bank = model.reference_net(reference, context)
+    predicted = model.denoiser(
+        clean,
+        torch.zeros(batch, dtype=torch.long),
+        context,
+        motion,
+        reference=bank,
+        use_motion=motion is not None,
+        use_temporal=stage.name == "temporal",
+    )
+    return total + predicted.square().mean()
+
+
+def _latents(model: XNeMo, images: Tensor) -> Tensor:
+    """Encoded by a VAE; the small codecs look at their values, and cost nothing that counts."""
+    if isinstance(model.codec, VaeCodec):
+        return model.codec.encode(images)
+    size = model.config.latent_size
+    return images.new_zeros(len(images), model.config.codec.channels, size, size)
+
+
+def _gan(stage: Stage, batch: int, f_mot: Tensor) -> Tensor:
+    assert stage.gan is not None
+    size = stage.model.config.gan.image_size
+    face = f_mot.new_zeros(batch, 3, size, size)
+    fake = stage.gan(face, f_mot)
+    total = fake.square().mean()
+    for net in stage.features.values():
+        total = total + sum(feature.square().mean() for feature in net(fake))
+    if stage.discriminator is not None:  # once for the generator, twice for its own step
+        for seen in (fake, fake.detach(), face):
+            total = total + stage.discriminator(seen)[0].mean()
+    return total
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Tensors made inside have no memory. What is remembered between calls must not be one of them."""
+    place_table.cache_clear()
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        place_table.cache_clear()
+
+
+@contextmanager
+def _kept() -> Iterator[dict[int, int]]:
+    """Bytes of every tensor that autograd keeps inside the block, by storage; parameters are not counted."""
+    kept: dict[int, int] = {}
+    alive: list[Any] = []  # a freed storage's address would be used again
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not _is_weight(tensor):
+            storage = tensor.untyped_storage()
+            alive.append(storage)
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """A parameter, or a view of one."""
+    return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
+
+
+def _count(params: list[nn.Parameter]) -> int:
+    return sum(param.numel() for param in params)

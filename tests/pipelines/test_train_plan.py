@@ -1,0 +1,94 @@
+"""The plan of a training against the training itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pipelines.train import StageTask, TrainConfig
+from pipelines.train_plan import _kept, describe, plan
+from tests.pipelines.test_train import appearance, config_of, dataset  # noqa: F401
+from xnemo.config import ModelConfig
+from xnemo.draw import Draw
+from xnemo.places import place_table
+from xnemo_platform.config import load_config
+from xnemo_platform.feed import Sample
+from xnemo_platform.trainer import Place
+
+STAGES = ("appearance", "motion", "temporal")
+
+
+def planned(stage, dataset, folder, start, *more):  # noqa: F811
+    words = [] if stage == "appearance" else [f"start={start}"]
+    return config_of(stage, dataset, folder, *words, *more)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_memory_is_what_a_step_really_holds(stage, dataset, appearance, tmp_path):  # noqa: F811
+    config = planned(stage, dataset, tmp_path, appearance, "recipe.masking=0", "recipe.reference_drop=0")
+    expected = plan(config, bf16=False)
+    task = StageTask(config, Place("cpu", 0, 1, tmp_path))
+    params = [p for group in task.groups + task.adversary_groups for p in group["params"]]
+    optimizer = torch.optim.AdamW(params)
+    batch = task.batch([Sample(0, 0), Sample(1, 1)])
+    with _kept() as kept:
+        task.stage(batch, Draw(0, batch.ids))["loss"].backward()
+        if losses := task.stage.discriminator_losses():
+            losses["loss"].backward()
+    optimizer.step()
+    moments = sum(s.numel() * 4 for state in optimizer.state.values() for s in state.values() if s.ndim)
+    assert moments == pytest.approx(expected.optimizer, rel=0.02)  # parameters that nothing reads have no moments
+    held = [p for part in (task.stage, task.adversary) if part is not None for p in part.parameters()]
+    gradients = sum(4 * p.numel() for p in held if p.grad is not None)
+    weights = sum(4 * p.numel() for p in {id(p): p for p in held}.values())
+    assert weights + gradients == pytest.approx(expected.weights, rel=0.02)
+    assert sum(kept.values()) == pytest.approx(expected.activations, rel=0.15)
+
+
+def test_recomputing_keeps_less(dataset, appearance, tmp_path):  # noqa: F811
+    whole = plan(planned("temporal", dataset, tmp_path, appearance), bf16=False)
+    less = plan(planned("temporal", dataset, tmp_path, appearance, 'checkpointing=["denoiser"]'), bf16=False)
+    assert less.activations < 0.5 * whole.activations
+    assert less.flops > whole.flops
+
+
+@pytest.mark.parametrize(("zero", "share"), [(1, "optimizer"), (2, "weights"), (3, "weights")])
+def test_zero_shares_the_states_among_workers(zero, share, dataset, tmp_path):  # noqa: F811
+    alone = plan(config_of("appearance", dataset, tmp_path), bf16=False)
+    shared = plan(config_of("appearance", dataset, tmp_path, "loop.workers=2", f"loop.zero={zero}"), bf16=False)
+    assert shared.optimizer == pytest.approx(alone.optimizer / 2, rel=0.01)
+    assert getattr(shared, share) < getattr(alone, share)
+
+
+def test_the_released_shape_costs_what_its_layers_add_up_to(dataset, tmp_path):  # noqa: F811
+    config = config_of("appearance", dataset, tmp_path).model_copy(update={"model": ModelConfig.sd15()})
+    found = plan(config, bf16=True)
+    # training-cost arithmetic: (reference net 0.80 + denoiser 1.05) · 3, and two encodings of 1.12 TFLOP
+    assert found.flops == pytest.approx(7.5e12, rel=0.03)
+    assert sum(found.trained.values()) == pytest.approx(1673e6, rel=0.001)  # 1719 M less what nothing reads
+    assert any("7" in line and "GFLOP each" in line for line in describe(found, config, 989, 0.3))
+
+
+def test_planning_leaves_no_shadow_tensor_behind(dataset, tmp_path):  # noqa: F811
+    plan(config_of("appearance", dataset, tmp_path), bf16=False)
+    assert float(place_table(4, 4, 16).sum()) == float(place_table(4, 4, 16).sum())
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+ROOM = {"smoke": 1e9, "tiny": 4e9, "mid": 80e9, "sd15-8x80g": 80e9, "sd15-24g": 24e9}  # bytes of one worker
+
+
+@pytest.mark.parametrize("name", ROOM)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_preset_fits_the_machine_it_is_for(name, stage, tmp_path):
+    shape = {"sd15-8x80g": "sd15", "sd15-24g": "sd15", "tiny": "small"}.get(name)
+    words = [f"stage={stage}", "dataset=none", f"output={tmp_path}"]
+    if shape:
+        words.append(f"model={shape}")
+    elif stage != "appearance":
+        given = yaml.safe_load((CONFIGS / name / "appearance.yaml").read_text())
+        words.append(f"model={json.dumps(given['model'])}")
+    config = load_config(TrainConfig, CONFIGS / name / f"{stage}.yaml", words)
+    assert plan(config, bf16=config.loop.device == "gpu").device < ROOM[name]
