@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(job: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run one job; turn the errors a user can cause into one sentence and an exit code."""
     from xnemo.errors import XNeMoError
+    from xnemo_platform.confidential import hidden
     from xnemo_platform.errors import PlatformError
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -64,7 +65,7 @@ def run(job: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None =
     except (XNeMoError, PlatformError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hidden(str(error))}", file=sys.stderr)
         return 1
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         if debug or not error.filename:

@@ -11,26 +11,25 @@ import ipaddress
 import logging
 import os
 import re
-import shlex
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.packing import packed, refuse_secrets
 
-ROOT = Path(__file__).resolve().parents[2]
-CODE = ("xnemo", "platform", "pipelines", "jobs")
-CONFIG_SUFFIXES = (".yaml", ".yml", ".toml", ".json")
-SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|(^|_)KEY($|_)", re.IGNORECASE)
 ENDED = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 START_WITHIN_S = 90.0
-LOST_TAILS = 5  # log connections that may break before following gives up
+LOST_TAILS = 5  # log connections that may break in a row before following gives up
+BACK_WITHIN_S = 600.0  # a head that is restarted is waited for
+TRACKED = re.compile(r"^MLflow: (\S+)$", re.MULTILINE)  # what xnemo_platform.tracking prints
+
+
+class AwayError(PlatformError):
+    """The cluster's job server does not answer."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Job:
     message: str
     exit_code: int | None
     metadata: dict[str, str]
+    entrypoint: str = ""
 
     @property
     def ended(self) -> bool:
@@ -61,16 +61,15 @@ def submit(
     A job that failed or was stopped is started again under its id; what it did is continued, not repeated, by
     the runs and manifests themselves. `env` is readable by everyone who sees the job: secrets are refused.
     """
-    for name in env or {}:
-        if SECRET.search(name):
-            raise PlatformError(f"{name}: a job's environment can be read by everyone; mount secrets on the nodes.")
+    refuse_secrets(arguments, env or {})
     client = _client(address)
+    require_same_ray(client, address)
     known = find(job_id, address)
     if known and known.status in ("PENDING", "RUNNING", "SUCCEEDED"):
         return known
     if known:
         client.delete_job(job_id)
-    with _packed(arguments, local=is_local(address)) as (entrypoint, runtime_env):
+    with packed(arguments, local=is_local(address)) as (entrypoint, runtime_env):
         runtime_env["env_vars"] |= dict(env or {})
         _when_ready(
             lambda: client.submit_job(
@@ -88,20 +87,31 @@ def submit(
 
 def follow(job_id: str, address: str, on_line: Callable[[str], None]) -> Job:
     """Hand over the job's log line by line until it ends; the job as it ended. Ctrl-C leaves the job running."""
-    client, told = _client(address), 0
+    told, lost, away_since = 0, 0, 0.0
 
     def once(number: int, line: str) -> None:
-        nonlocal told
+        nonlocal told, lost
         if number > told:
-            told = number
+            told, lost = number, 0
             on_line(line)
 
-    for _ in range(LOST_TAILS):
-        with contextlib.suppress(RuntimeError, OSError):  # the connection broke: take it up where it was
-            asyncio.run(_tail(client, job_id, once))
-        job = _ended_soon(job_id, address)
+    while lost < LOST_TAILS:
+        try:
+            with contextlib.suppress(RuntimeError, OSError):  # the connection broke: take it up where it was
+                asyncio.run(_tail(_client(address), job_id, once))
+            job = _ended_soon(job_id, address, known=told > 0 or away_since > 0)
+        except AwayError:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > BACK_WITHIN_S:
+                raise
+            if lost == 0:
+                on_line(f"-- {address} does not answer; waiting for it, up to {BACK_WITHIN_S / 60:.0f} min --")
+            lost = 1
+            time.sleep(2)
+            continue
         if job.ended:
             return job
+        lost, away_since = lost + 1, 0.0
     raise PlatformError(f"job {job_id} runs on, but its log at {address} keeps breaking off; follow it again.")
 
 
@@ -132,6 +142,26 @@ def exit_code(job: Job) -> int:
     return job.exit_code if job.status == "FAILED" and job.exit_code else ENDED.get(job.status, 1)
 
 
+def tracking_link(job_id: str, address: str) -> str | None:
+    """Where the job's run can be watched in MLflow, once its log says so."""
+    with contextlib.suppress(RuntimeError, OSError):
+        if found := TRACKED.findall(_client(address).get_job_logs(job_id)):
+            return str(found[-1])
+    return None
+
+
+def require_same_ray(client: Any, address: str) -> None:
+    """Raise PlatformError unless the cluster runs this client's Ray release and Python can be the same."""
+    import ray
+
+    theirs, ours = getattr(client, "_server_ray_version", None) or ray.__version__, ray.__version__
+    if theirs.split(".")[:2] != ours.split(".")[:2]:
+        raise PlatformError(
+            f"{address} runs Ray {theirs}, this client Ray {ours}: the code that would travel is made for {ours}. "
+            f"Use the client of the cluster's image, or upgrade the cluster (docs/runbook.md, Upgrade)."
+        )
+
+
 def is_local(address: str) -> bool:
     """Whether the cluster's job server is on this machine, so that it sees this checkout."""
     host = urlparse(address).hostname or address.split(":")[0]
@@ -152,7 +182,9 @@ def _client(address: str) -> Any:
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
+    except ConnectionError as error:
+        raise AwayError(f"{address}: {_reason(error)}") from error
+    except (RuntimeError, ValueError, OSError) as error:
         raise PlatformError(f"{address}: {_reason(error)}") from error
 
 
@@ -161,7 +193,10 @@ def _reason(error: Exception) -> str:
     if "401" in text or "Unauthorized" in text:
         return "the cluster wants a token; put it in RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH."
     if "403" in text or "Forbidden" in text:
-        return "the cluster refused the token in RAY_AUTH_TOKEN; ask for a new one."
+        return (
+            f"the cluster refused the token in {_token_place()}: it is wrong, or was rotated since; fetch the new one "
+            "(docs/runbook.md, Rotate keys)."
+        )
     if "No available agent" in text:
         return (
             "the cluster has no agent that runs jobs: it is still starting, or another cluster holds the port of "
@@ -170,6 +205,13 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ConnectionError):
         return "no Ray job server answers there; check the address (XNEMO_RAY_ADDRESS) and that the cluster runs."
     return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def _token_place() -> str:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return name
+    return "~/.ray/auth_token"
 
 
 def _when_ready(action: Callable[[], Any]) -> Any:
@@ -196,11 +238,16 @@ async def _tail(client: Any, job_id: str, on_line: Callable[[int, str], None]) -
         on_line(number + 1, rest)
 
 
-def _ended_soon(job_id: str, address: str) -> Job:
-    """The job; after its log has ended its status follows within moments."""
+def _ended_soon(job_id: str, address: str, known: bool) -> Job:
+    """The job; after its log has ended its status follows within moments. `known`: it was there before."""
     deadline = time.monotonic() + 10
     while True:
         job = find(job_id, address)
+        if job is None and known:
+            raise PlatformError(
+                f"{address} was started anew and has forgotten job {job_id}; what it committed is kept: submit the "
+                f"same command with --id {job_id} again and it goes on from there."
+            )
         if job is None:
             raise PlatformError(f"{address} knows no job {job_id}.")
         if job.ended or time.monotonic() > deadline:
@@ -210,31 +257,11 @@ def _ended_soon(job_id: str, address: str) -> Job:
 
 def _job(details: Any) -> Job:
     status = str(getattr(details.status, "value", details.status))
-    return Job(details.submission_id, status, details.message or "", details.driver_exit_code, details.metadata or {})
-
-
-@contextlib.contextmanager
-def _packed(arguments: Sequence[str], local: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Entry point and runtime environment; for another machine, a folder with the code and named configs."""
-    if local:
-        paths = [str(ROOT), str(ROOT / "platform")]
-        yield shlex.join([sys.executable, "-m", *arguments]), {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
-        return
-    with tempfile.TemporaryDirectory(prefix="xnemo-job-") as folder:
-        for part in CODE:
-            shutil.copytree(ROOT / part, Path(folder, part), ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        carried = [_carried(argument, Path(folder)) for argument in arguments]
-        yield shlex.join(["python", "-m", *carried]), {"working_dir": folder, "env_vars": {"PYTHONPATH": "platform"}}
-
-
-def _carried(argument: str, folder: Path) -> str:
-    """A config file of this machine goes along, and the argument names the copy."""
-    path = Path(argument)
-    if path.suffix not in CONFIG_SUFFIXES or not path.is_file():
-        return argument
-    target = folder / "submitted" / path.name
-    if target.exists() and target.read_bytes() != path.read_bytes():
-        raise PlatformError(f"{argument}: another config file of that name is submitted too; rename one.")
-    target.parent.mkdir(exist_ok=True)
-    shutil.copy(path, target)
-    return str(target.relative_to(folder))
+    return Job(
+        details.submission_id,
+        status,
+        details.message or "",
+        details.driver_exit_code,
+        details.metadata or {},
+        details.entrypoint or "",
+    )

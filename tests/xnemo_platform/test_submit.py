@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from xnemo_platform import cluster, submit
+from xnemo_platform import cluster, packing, submit
 from xnemo_platform.errors import PlatformError
 
 
 def test_a_job_on_this_machine_runs_this_checkout_with_this_interpreter():
-    with submit._packed(["jobs.train", "appearance", "a b"], local=True) as (entrypoint, env):
+    with packing.packed(["jobs.train", "appearance", "a b"], local=True) as (entrypoint, env):
         assert shlex.split(entrypoint) == [sys.executable, "-m", "jobs.train", "appearance", "a b"]
         assert "working_dir" not in env
-        assert str(submit.ROOT / "platform") in env["env_vars"]["PYTHONPATH"]
+        assert str(packing.ROOT / "platform") in env["env_vars"]["PYTHONPATH"]
 
 
 def test_to_another_machine_go_the_code_and_the_named_configs_and_nothing_else(tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text("steps: 1")
-    with submit._packed(["jobs.train", "--config", str(config)], local=False) as (entrypoint, env):
+    with packing.packed(["jobs.train", "--config", str(config)], local=False) as (entrypoint, env):
         folder = Path(env["working_dir"])
         assert shlex.split(entrypoint)[-1] == "submitted/mine.yaml"
         assert (folder / "submitted" / "mine.yaml").read_text() == "steps: 1"
@@ -42,7 +42,7 @@ def test_two_configs_of_one_name_are_refused(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "c.yaml").write_text(name)
     paths = [str(tmp_path / name / "c.yaml") for name in "ab"]
-    with pytest.raises(PlatformError, match="rename one"), submit._packed(["jobs.train", *paths], local=False):
+    with pytest.raises(PlatformError, match="rename one"), packing.packed(["jobs.train", *paths], local=False):
         pass
 
 
