@@ -16,8 +16,10 @@ from typing import Any
 from xnemo_platform.confidential import names_secret, secret_in
 from xnemo_platform.errors import PlatformError
 
-ROOT = Path(__file__).resolve().parents[2]
-CODE = ("xnemo", "platform", "pipelines", "jobs")
+_HERE = Path(__file__).resolve().parent
+CHECKOUT = _HERE.parent.name == "platform"  # else this is an installed package, as in the image
+ROOT = _HERE.parents[1] if CHECKOUT else _HERE.parent
+CODE = ("xnemo", "platform" if CHECKOUT else "xnemo_platform", "pipelines", "jobs")
 CONFIG_SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 LARGEST_CONFIG = 1 << 20
 LARGEST = 100 << 20  # Ray warns at 256 MiB and refuses 512
