@@ -23,6 +23,7 @@ COMMANDS = {
     "submit": ("jobs.submit", "run any of these on a Ray cluster"),
     "jobs": ("jobs.submitted", "list, follow and stop submitted jobs"),
     "serve": ("jobs.serve", "serve a registered model over HTTP"),
+    "retain": ("jobs.retain", "remove what nobody needs any more (the nightly job)"),
     "synthetic": ("jobs.synthetic", "draw synthetic portraits and driving clips"),
 }
 USAGE_ERROR = 2

@@ -109,6 +109,14 @@ def remove(uri: str | Path) -> None:
         _try(lambda: fs.rm_file(path), uri)
 
 
+def written(uri: str | Path) -> tuple[float, int]:
+    """When a file was last written (seconds since 1970; now, where the store does not say) and its bytes."""
+    fs, path = filesystem(uri)
+    facts = _try(lambda: fs.info(path), uri)
+    when = facts.get("mtime") or facts.get("LastModified") or facts.get("created") or time.time()
+    return float(when.timestamp() if hasattr(when, "timestamp") else when), int(facts.get("size") or 0)
+
+
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[tuple[Path, Any]]:
     """A file beside `path` under a name no reader takes, removed whatever happens."""

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from xnemo_platform.confidential import hidden
 from xnemo_platform.config import Config
+from xnemo_platform.metrics import Gauges
 
 OUTBOX = "outbox.jsonl"
 SENT = "outbox.sent.json"
@@ -82,7 +83,9 @@ class Drain:
         self.over = threading.Event()
         self.complaint = ""
         self.client: Any = None
+        self.gauges = Gauges(name)
         self.offset, self.artifacts = _read_sent(folder)
+        self.shown = self.offset
         self.seen = {key for record in _records(folder, 0, self.offset)[0] for key in _keys(record)}
         self.thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
@@ -128,7 +131,10 @@ class Drain:
             self.over.wait(DRAIN_EVERY_S)
 
     def send(self) -> None:
-        """One pass: the run if it is not there yet, then new numbers, then new files."""
+        """One pass: gauges, the run if it is not there yet, then new numbers, then new files."""
+        newest, self.shown = _records(self.folder, self.shown)
+        for record in newest:
+            self.gauges.show(record["step"], record["metrics"])
         if self.client is None:
             self.client = self._connect()
             self._tell()

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/xnemo_platform"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "xnemo_platform"))
 from toy_task import ToyConfig, ToyTask, exported
 
 from xnemo_platform import trainee
@@ -17,15 +16,14 @@ from xnemo_platform.engine import Run, train
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.trainer import Place
 
+ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "infra/deepspeed").glob("*.json"))
 LOOP = ["loop.steps=3", "loop.batch=8", "loop.lr=1e-2", "dropout=0"]
 
 
 def trained(folder: Path, *words: str) -> dict[str, torch.Tensor]:
     config = load_config(ToyConfig, None, [*LOOP, *words])
-    train(
-        ToyTask(config, Place("cpu", 0, 1, folder)), config.loop, Run(folder, config.model_dump(mode="json"), "f")
-    )
+    train(ToyTask(config, Place("cpu", 0, 1, folder)), config.loop, Run(folder, config.model_dump(mode="json"), "f"))
     return exported(folder)
 
 
