@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-UP_WITHIN_S = 120.0
+UP_WITHIN_S = 240.0
 BUCKET = "xnemo"
 OWN_PORTS = (
     "dashboard-agent-listen-port",
@@ -91,7 +91,16 @@ def postgres(password: str) -> Iterator[dict[str, str]]:
     plain = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
     client = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mlflow", "PGPASSWORD": password}
     try:
-        make = [tools / "initdb", "-D", folder / "data", "-U", "mlflow", "--auth=scram-sha-256", "--no-sync"]
+        make = [
+            tools / "initdb",
+            "-D",
+            folder / "data",
+            "-U",
+            "mlflow",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-sync",
+        ]
         subprocess.run(
             [*make, f"--pwfile={folder / 'password'}"], check=True, capture_output=True, user=user, cwd="/", env=plain
         )
