@@ -1,5 +1,6 @@
 """Jobs: what travels with them, what they may carry, and their life on a cluster of our own."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -72,6 +73,41 @@ def test_a_cluster_that_does_not_answer_is_one_sentence():
 )
 def test_only_the_loopback_is_this_machine(address, local):
     assert submit.is_local(address) is local
+
+
+class Client:
+    """As much of Ray's client as the version check looks at."""
+
+    def __init__(self, version: str):
+        self._server_ray_version = version
+
+
+@pytest.mark.parametrize("theirs", ["2.59.1", "3.0.0"])
+def test_another_ray_on_the_cluster_is_refused_before_anything_travels(theirs):
+    with pytest.raises(
+        PlatformError, match=rf"head:8265 runs Ray {theirs}, this client Ray .*docs/runbook.md, Upgrade"
+    ):
+        submit.require_same_ray(Client(theirs), "http://head:8265")
+
+
+def test_a_patch_release_of_ray_is_the_same_ray():
+    import ray
+
+    submit.require_same_ray(Client(f"{'.'.join(ray.__version__.split('.')[:2])}.99"), "http://head:8265")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Request failed with status code 401: Unauthorized"), "wants a token"),
+        (RuntimeError("Request failed with status code 403: Forbidden"), r"refused the token in RAY_AUTH_TOKEN:"),
+        (RuntimeError("500 No available agent to submit job"), "still starting"),
+    ],
+)
+def test_what_the_job_server_answers_is_told_with_its_mend(monkeypatch, error, said):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t0ps3cr3t-0001")
+    assert re.search(said, submit._reason(error))
+    assert "t0ps3cr3t" not in submit._reason(error)
 
 
 @pytest.mark.slow
