@@ -122,7 +122,8 @@ def find(job_id: str, address: str) -> Job | None:
     except RuntimeError as error:
         if "404" in str(error) or "does not exist" in str(error):
             return None
-        raise PlatformError(_reason(error)) from error
+        kind = AwayError if re.search(r"status code 5\d\d", str(error)) else PlatformError  # a head that is starting
+        raise kind(_reason(error)) from error
 
 
 def jobs(address: str) -> list[Job]:
@@ -151,7 +152,7 @@ def tracking_link(job_id: str, address: str) -> str | None:
 
 
 def require_same_ray(client: Any, address: str) -> None:
-    """Raise PlatformError unless the cluster runs this client's Ray release and Python can be the same."""
+    """Raise PlatformError unless the cluster runs the Ray release (2.60 of 2.60.0) this client is made for."""
     import ray
 
     theirs, ours = getattr(client, "_server_ray_version", None) or ray.__version__, ray.__version__
@@ -177,6 +178,7 @@ def _client(address: str) -> Any:
     places = (os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH"))
     if "RAY_AUTH_MODE" not in os.environ and (any(places) or Path("~/.ray/auth_token").expanduser().exists()):
         os.environ["RAY_AUTH_MODE"] = "token"  # Ray's client sends none by itself
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
@@ -184,15 +186,16 @@ def _client(address: str) -> Any:
         return JobSubmissionClient(address)
     except ConnectionError as error:
         raise AwayError(f"{address}: {_reason(error)}") from error
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, RayError) as error:
         raise PlatformError(f"{address}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if "401" in text or "Unauthorized" in text:
+    first = text.splitlines()[0][:300] if text else type(error).__name__  # the rest is advice for other programs
+    if "401" in first or "Unauthorized" in first:
         return "the cluster wants a token; put it in RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH."
-    if "403" in text or "Forbidden" in text:
+    if "403" in first or "Forbidden" in first:
         return (
             f"the cluster refused the token in {_token_place()}: it is wrong, or was rotated since; fetch the new one "
             "(docs/runbook.md, Rotate keys)."
@@ -204,7 +207,7 @@ def _reason(error: Exception) -> str:
         )
     if isinstance(error, ConnectionError):
         return "no Ray job server answers there; check the address (XNEMO_RAY_ADDRESS) and that the cluster runs."
-    return text.splitlines()[0][:300] if text else type(error).__name__
+    return first
 
 
 def _token_place() -> str:
