@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         raise PlatformError("no cluster to submit to: give --address http://head:8265 or set XNEMO_RAY_ADDRESS.")
     job_id = arguments.id or f"{words[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
     module = COMMANDS[words[0]][0]
-    env = places.env() if submit.is_local(address) else explicit()
+    env = places.env() if submit.shares_files(address) else explicit()
     facts = {"command": " ".join(words[:2]), "client": socket.gethostname()}
     job = submit.submit([module, *words[1:]], job_id, address, env=env, metadata=facts)
     print(f"job {job.id} at {address}: {job.status}", flush=True)

@@ -1,8 +1,8 @@
 """Jobs on a Ray cluster: submit, follow, stop. A cluster of this machine's own to submit to is in cluster.py.
 
 A job is one of this project's modules with its arguments. To a cluster on this machine nothing is copied: the
-job runs this very checkout. To any other, the code (and config files named in the arguments) travel with the
-job, and nothing else of the folder does.
+job runs this very checkout. To any other (a forwarded port and a container are others) the code, and config
+files named in the arguments, travel with the job, and nothing else of the folder does.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def submit(
         return known
     if known:
         client.delete_job(job_id)
-    with packed(arguments, local=is_local(address)) as (entrypoint, runtime_env):
+    with packed(arguments, local=shares_files(address)) as (entrypoint, runtime_env):
         runtime_env["env_vars"] |= dict(env or {})
         _when_ready(
             lambda: client.submit_job(
@@ -163,8 +164,25 @@ def require_same_ray(client: Any, address: str) -> None:
         )
 
 
+def shares_files(address: str) -> bool:
+    """Whether the cluster runs on this machine, so that its jobs see this checkout and our paths.
+
+    The loopback alone says nothing: a forwarded port and a container answer there too, under host names of
+    their own.
+    """
+    if not is_local(address):
+        return False
+    client, names = _client(address), []
+    deadline = time.monotonic() + START_WITHIN_S
+    while not names and time.monotonic() < deadline:  # a head that has just started knows no node yet
+        answer = client._do_request("GET", "/nodes?view=hostNameList")
+        names = answer.json()["data"]["hostNameList"] if answer.ok else []
+        time.sleep(0 if names else 0.3)
+    return set(names) == {socket.gethostname()}
+
+
 def is_local(address: str) -> bool:
-    """Whether the cluster's job server is on this machine, so that it sees this checkout."""
+    """Whether the address is the loopback of this machine."""
     host = urlparse(address).hostname or address.split(":")[0]
     if host == "localhost":
         return True

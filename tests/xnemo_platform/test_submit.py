@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,23 @@ def test_what_the_job_server_answers_is_told_with_its_mend(monkeypatch, error, s
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t0ps3cr3t-0001")
     assert re.search(said, submit._reason(error))
     assert "t0ps3cr3t" not in submit._reason(error)
+
+
+def test_a_forwarded_port_and_a_container_are_other_machines(monkeypatch):
+    names = []
+
+    class Answer:
+        ok = True
+
+        def json(self):
+            return {"data": {"hostNameList": names}}
+
+    client = type("Client", (), {"_do_request": lambda self, *words: Answer()})()
+    monkeypatch.setattr(submit, "_client", lambda address: client)
+    for there, same in ([socket.gethostname()], True), (["3f2a91"], False), ([socket.gethostname(), "other"], False):
+        names[:] = there
+        assert submit.shares_files("http://127.0.0.1:8265") is same
+    assert not submit.shares_files("http://head:8265")
 
 
 @pytest.mark.slow
