@@ -48,7 +48,7 @@ def examine(places: Settings) -> list[Node]:
 
     mark = places.home / f".doctor-{uuid.uuid4().hex[:8]}"
     storage.publish_bytes(mark, b"seen by the driver")
-    report, clock = ray.remote(num_cpus=0, max_retries=0)(look), ray.remote(num_cpus=0, max_retries=0)(time.time)
+    report, clock = ray.remote(num_cpus=0, max_retries=0)(look), ray.remote(num_cpus=0, max_retries=0)(clock_now)
     there = {each["NodeID"]: each for each in ray.nodes() if each["Alive"]}
     on = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in there}
     asked = {node: report.options(scheduling_strategy=on[node]).remote(places, str(mark)) for node in there}
@@ -78,6 +78,11 @@ def look(places: Settings, mark: str) -> dict[str, Any]:
         "gpus": _gpus(),
         "free_gib": shutil.disk_usage(folder).free / 2**30,
     }
+
+
+def clock_now() -> float:
+    """This node's clock, seconds since 1970."""
+    return time.time()
 
 
 def versions() -> dict[str, str]:

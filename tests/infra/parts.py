@@ -199,8 +199,10 @@ class RayNodes:
         else:
             command += [f"--address=127.0.0.1:{self.gcs}"]
         log = self.folder / f"{name}.log"
+        said = len(log.read_text(errors="replace")) if log.exists() else 0
         node = self.stack.enter_context(process(*command, env=dict(os.environ) | self.env, log=log))
         self.nodes[name] = node
+        until(lambda: "will now block forever" in log.read_text(errors="replace")[said:], f"node {name}", log)
 
     def kill(self, name: str) -> None:
         kill(self.nodes.pop(name))
