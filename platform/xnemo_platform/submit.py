@@ -102,24 +102,26 @@ def follow(job_id: str, address: str, on_line: Callable[[str], None]) -> Job:
                 asyncio.run(_tail(_client(address), job_id, once))
             job = _ended_soon(job_id, address, known=told > 0 or away_since > 0)
         except AwayError:
-            away_since = away_since or time.monotonic()
+            if not away_since:
+                away_since = time.monotonic()
+                on_line(f"-- {address} does not answer; waiting for it, up to {BACK_WITHIN_S / 60:.0f} min --")
             if time.monotonic() - away_since > BACK_WITHIN_S:
                 raise
-            if lost == 0:
-                on_line(f"-- {address} does not answer; waiting for it, up to {BACK_WITHIN_S / 60:.0f} min --")
-            lost = 1
             time.sleep(2)
             continue
         if job.ended:
             return job
-        lost, away_since = lost + 1, 0.0
+        lost += 1
     raise PlatformError(f"job {job_id} runs on, but its log at {address} keeps breaking off; follow it again.")
 
 
 def find(job_id: str, address: str) -> Job | None:
     """The job of that id, if there is one."""
+    client = _client(address)
     try:
-        return _job(_client(address).get_job_info(job_id))
+        return _job(client.get_job_info(job_id))
+    except OSError as error:
+        raise AwayError(f"{address}: the job server has stopped answering; is the head being restarted?") from error
     except RuntimeError as error:
         if "404" in str(error) or "does not exist" in str(error):
             return None

@@ -73,11 +73,33 @@ def world(tmp_path_factory):
         yield made
 
 
-def test_the_doctor_asks_every_node(world):
-    said = world.xnemo("doctor", "--address", world.nodes.address)
+def test_the_runbooks_commands_run_as_they_stand(world):
+    """Size, ask every node, ingest from a folder into the bucket, look at jobs, stop one, clean up."""
+    videos = world.folder / "videos"
+    for seed in range(3):
+        world.xnemo("synthetic", "clip", "--seed", str(seed), "-o", str(videos / f"person{seed}" / "a.mp4"))
+    small = "clips.min_face_px=32 clips.size=128 val_share=0"
+    env = world.person | {"VIDEOS": str(videos), "INGEST": small, "PATH": f"{parts.BIN}:{os.environ['PATH']}"}
+    said = ""
+    for block in re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/runbook.md").read_text(), re.DOTALL | re.MULTILINE):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block], cwd=world.folder, env=env, capture_output=True, text=True,
+            timeout=400,
+        )  # fmt: skip
+        said += done.stdout + done.stderr
+        assert done.returncode == 0, f"{block}\n{said}"
+    assert "9,000,000" in said
     assert len(re.findall(r"ok .*versions agree; storage, home and MLflow reached", said)) == 2, said
     assert "2 nodes, 0 GPUs" in said
-    assert "all well" in said
+    assert "job ingest-1: SUCCEEDED" in said
+    assert re.search(r"clips +3", said), said
+    assert "0 leftovers" in said
+
+
+def test_a_used_id_attaches_to_its_job(world):
+    said = world.xnemo("submit", "--id", "ingest-1", "data", "ingest", "--dataset", "folder", "--source", "x")
+    assert "SUCCEEDED" in said
+    assert re.search(r"clips +3", said), "the log of the first time"
 
 
 @pytest.mark.parametrize(
@@ -93,19 +115,6 @@ def test_who_may_not_come_in_is_told_why(world, env, said):
     assert re.search(said, told), told
     assert len(told.strip().splitlines()) == 1
     assert "stale-token" not in told
-
-
-def test_an_ingest_goes_from_a_folder_to_the_bucket_and_twice_is_once(world):
-    videos = world.folder / "videos"
-    for seed in range(3):
-        world.xnemo("synthetic", "clip", "--seed", str(seed), "-o", str(videos / f"person{seed}" / "a.mp4"), ok=True)
-    words = ["submit", "--id", "ingest-1", "data", "ingest", "--dataset", "folder", "--source", str(videos)]
-    words += ["--output", f"s3://{parts.BUCKET}/shards", "clips.min_face_px=32", "clips.size=128", "val_share=0"]
-    first, second = world.xnemo(*words), world.xnemo(*words)
-    assert "job ingest-1: SUCCEEDED" in first
-    assert re.search(r"clips +3", first), first
-    assert "SUCCEEDED" in second
-    assert "ingest-1" in world.xnemo("jobs", "list")
 
 
 def test_a_training_outlives_the_node_it_ran_on_and_goes_on_when_another_joins(world):

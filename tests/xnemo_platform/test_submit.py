@@ -111,6 +111,32 @@ def test_what_the_job_server_answers_is_told_with_its_mend(monkeypatch, error, s
     assert "t0ps3cr3t" not in submit._reason(error)
 
 
+def test_a_head_that_goes_while_a_job_is_followed_is_waited_for_and_the_job_told(monkeypatch):
+    """The head answers, is away twice, and comes back without its memory."""
+    job = submit.Job("j", "RUNNING", "", None, {})
+    answers = iter([job, submit.AwayError("away"), submit.AwayError("away"), None])
+
+    def find(job_id, address):
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def tail(client, job_id, on_line):
+        on_line(1, "step 5/30")
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(submit, "find", find)
+    monkeypatch.setattr(submit, "_tail", tail)
+    monkeypatch.setattr(submit, "_client", lambda address: None)
+    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(submit.time, "monotonic", iter(range(0, 1000, 11)).__next__)
+    lines: list[str] = []
+    with pytest.raises(PlatformError, match=r"forgotten job j; .* with --id j again and it goes on from there"):
+        submit.follow("j", "http://head:8265", lines.append)
+    assert lines == ["step 5/30", "-- http://head:8265 does not answer; waiting for it, up to 10 min --"]
+
+
 def test_a_forwarded_port_and_a_container_are_other_machines(monkeypatch):
     names = []
 
