@@ -88,7 +88,7 @@ def submit(
 
 def follow(job_id: str, address: str, on_line: Callable[[str], None]) -> Job:
     """Hand over the job's log line by line until it ends; the job as it ended. Ctrl-C leaves the job running."""
-    told, lost, away_since = 0, 0, 0.0
+    told, lost, away_since, interrupted = 0, 0, 0.0, False
 
     def once(number: int, line: str) -> None:
         nonlocal told, lost
@@ -100,10 +100,10 @@ def follow(job_id: str, address: str, on_line: Callable[[str], None]) -> Job:
         try:
             with contextlib.suppress(RuntimeError, OSError):  # the connection broke: take it up where it was
                 asyncio.run(_tail(_client(address), job_id, once))
-            job = _ended_soon(job_id, address, known=told > 0 or away_since > 0)
+            job = _ended_soon(job_id, address, known=told > 0 or interrupted)
         except AwayError:
             if not away_since:
-                away_since = time.monotonic()
+                away_since, interrupted = time.monotonic(), True
                 on_line(f"-- {address} does not answer; waiting for it, up to {BACK_WITHIN_S / 60:.0f} min --")
             if time.monotonic() - away_since > BACK_WITHIN_S:
                 raise
@@ -111,7 +111,7 @@ def follow(job_id: str, address: str, on_line: Callable[[str], None]) -> Job:
             continue
         if job.ended:
             return job
-        lost += 1
+        lost, away_since = lost + 1, 0.0
     raise PlatformError(f"job {job_id} runs on, but its log at {address} keeps breaking off; follow it again.")
 
 
