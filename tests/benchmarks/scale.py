@@ -12,10 +12,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+import numpy as np
+
+from jobs import sizing
+
 CLIPS = 10_000_000
 CLIPS_PER_VIDEO = 5
-CLIP_BYTES = 100 * 45_000  # four seconds of frames of 45 kB
-VIDEO_CORE_S = 6.0  # decode, detect, crop of 24 s of video at 100 frames a second
+CLIP_BYTES = round(100 * sizing.FRAME_BYTES)  # four seconds
+VIDEO_CORE_S = 24 * sizing.FPS / sizing.FRAMES_PER_CORE_S  # decode, detect, crop of 24 s of video
 SPREAD = 0.8  # of the logarithm of a video's length: the longest of a thousand is ten times the median
 HANDOUT_S = 0.004  # the driver's work for a unit: schedule, collect, count
 WORKERS_PER_NODE = 15
@@ -36,7 +40,8 @@ class Outcome:
 def simulate(videos: int, per_unit: int, nodes: int, seed: int = 0) -> Outcome:
     """Ingest of `videos` in units of `per_unit` on `nodes`; every unit is done exactly once."""
     draw = random.Random(seed)
-    seconds = [_unit_seconds(draw, per_unit) for _ in range(-(-videos // per_unit))]
+    lengths = np.random.default_rng(seed).lognormal(-(SPREAD**2) / 2, SPREAD, (-(-videos // per_unit), per_unit))
+    seconds = (VIDEO_CORE_S * lengths.sum(axis=1)).tolist()
     ends = {node: _next_loss(draw, 0.0) for node in range(nodes)}
     free = [(0.0, node, worker) for node in range(nodes) for worker in range(WORKERS_PER_NODE)]
     heapq.heapify(free)
@@ -58,10 +63,6 @@ def simulate(videos: int, per_unit: int, nodes: int, seed: int = 0) -> Outcome:
         heapq.heappush(free, (done, node, worker))
     paid = last * nodes * WORKERS_PER_NODE
     return Outcome(last / 3600, sum(seconds) / paid, repeated, len(seconds))
-
-
-def _unit_seconds(draw: random.Random, per_unit: int) -> float:
-    return sum(VIDEO_CORE_S * draw.lognormvariate(-(SPREAD**2) / 2, SPREAD) for _ in range(per_unit))
 
 
 def _next_loss(draw: random.Random, after: float) -> float:

@@ -199,10 +199,15 @@ class RayNodes:
         else:
             command += [f"--address=127.0.0.1:{self.gcs}"]
         log = self.folder / f"{name}.log"
-        said = len(log.read_text(errors="replace")) if log.exists() else 0
-        node = self.stack.enter_context(process(*command, env=dict(os.environ) | self.env, log=log))
-        self.nodes[name] = node
-        until(lambda: "will now block forever" in log.read_text(errors="replace")[said:], f"node {name}", log)
+        for _ in range(3):  # Ray gives a node 30 s to come up, which a busy machine may not keep
+            said = len(log.read_text(errors="replace")) if log.exists() else 0
+            node = self.stack.enter_context(process(*command, env=dict(os.environ) | self.env, log=log))
+            up = lambda at=said: "will now block forever" in log.read_text(errors="replace")[at:]  # noqa: E731
+            until(lambda node=node, up=up: up() or node.poll() is not None, f"node {name}", log)
+            if up():
+                self.nodes[name] = node
+                return
+        pytest.fail(f"node {name} did not start: {log.read_text(errors='replace')[-2000:]}")
 
     def kill(self, name: str) -> None:
         kill(self.nodes.pop(name))
