@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jobs.cli import parser, run
 
 FPS = 25
-FRAMES_PER_CORE_S = 28.0  # ingest of 720 × 1280 video, processor time; 512 × 512 is 67
+FRAMES_PER_CORE_S = 28.0  # ingest of 720 × 1280 video, processor time; 512 × 512 is 67 to 115
 FRAME_BYTES = 55_000  # JPEG, quality 95, 512 px: 46 to 65 kB
 RAW_BYTES_PER_S = 500_000  # 4 Mbit/s
 # per stage: steps, samples a step (stage 3: clips), TFLOP of a sample forward and backward with online VAE

@@ -174,7 +174,8 @@ def shares_files(address: str) -> bool:
     """
     if not is_local(address):
         return False
-    client, names = _client(address), []
+    client = _client(address)
+    names: list[str] = []
     deadline = time.monotonic() + START_WITHIN_S
     while not names and time.monotonic() < deadline:  # a head that has just started knows no node yet
         answer = client._do_request("GET", "/nodes?view=hostNameList")
