@@ -89,6 +89,7 @@ MAY_CHANGE = (
     "validate_every",
     "keep",
     "bad_steps",
+    "deepspeed",  # its absence; what a file says is compared key by key
 )
 """Keys of `LoopConfig` that a resumed run may change: they move no weight (up to rounding)."""
 

@@ -201,7 +201,7 @@ def mlflow_client(uri: str) -> Any:
 def why(error: Exception) -> str:
     """What kept MLflow from answering, in one line; its 403 for an unknown host name gets the mend."""
     text = hidden(str(error).splitlines()[0][:200]) if str(error) else type(error).__name__
-    if "403" in text or "Invalid Host header" in text:
+    if "Invalid Host header" in text or ("403" in text and "ermission" not in text):
         return (
             "it answers 403: it does not know the host name it is called by; start the server with "
             "MLFLOW_SERVER_ALLOWED_HOSTS naming it"

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "xnemo_platform"))
 from toy_task import ToyConfig, ToyTask, exported
 
 from xnemo_platform import trainee
-from xnemo_platform.config import load_config
-from xnemo_platform.engine import Run, train
+from xnemo_platform.config import diff, fingerprint, load_config
+from xnemo_platform.engine import MAY_CHANGE, Run, train
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.trainer import Place
 
@@ -65,3 +65,14 @@ def test_a_file_that_says_something_else_is_refused(tmp_path, text, said):
 def test_two_answers_to_one_question_are_refused():
     with pytest.raises(PlatformError, match="zero is 3 here and 2 in the deepspeed file"):
         load_config(ToyConfig, None, [*LOOP, "loop.zero=3", f"loop.deepspeed={ROOT / 'infra/deepspeed/a100-40g.json'}"])
+
+
+def test_runs_from_before_these_files_go_on_and_a_changed_file_is_another_run():
+    free = [f"loop.{key}" for key in MAY_CHANGE]
+    plain = load_config(ToyConfig, None, LOOP)
+    before = plain.model_dump(mode="json")
+    del before["loop"]["deepspeed"]
+    assert not diff(before, plain, ignore=free)
+    sharded = load_config(ToyConfig, None, [*LOOP, f"loop.deepspeed={ROOT / 'infra/deepspeed/a100-40g.json'}"])
+    assert diff(plain, sharded, ignore=free)
+    assert fingerprint(plain, free) != fingerprint(sharded, free)
