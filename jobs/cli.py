@@ -23,6 +23,7 @@ COMMANDS = {
     "submit": ("jobs.submit", "run any of these on a Ray cluster"),
     "jobs": ("jobs.submitted", "list, follow and stop submitted jobs"),
     "serve": ("jobs.serve", "serve a registered model over HTTP"),
+    "retain": ("jobs.retain", "remove what nobody needs any more (the nightly job)"),
     "synthetic": ("jobs.synthetic", "draw synthetic portraits and driving clips"),
 }
 USAGE_ERROR = 2
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(job: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run one job; turn the errors a user can cause into one sentence and an exit code."""
     from xnemo.errors import XNeMoError
+    from xnemo_platform.confidential import hidden
     from xnemo_platform.errors import PlatformError
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -64,7 +66,7 @@ def run(job: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None =
     except (XNeMoError, PlatformError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hidden(str(error))}", file=sys.stderr)
         return 1
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         if debug or not error.filename:

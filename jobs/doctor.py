@@ -1,4 +1,4 @@
-"""`xnemo doctor`: try what a run will need, on this machine, and say the mend for whatever fails.
+"""`xnemo doctor`: try what a run will need, on this machine or (--address) on a cluster, and say the mend.
 
 Each check does the thing itself (encodes and decodes a video, opens the tracking store, asks the cluster)
 rather than looking for a version number.
@@ -11,10 +11,10 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.cli import parser, run
+from jobs.findings import Finding, show, verdict
 from xnemo_platform.settings import Settings, settings
 
 GIB = 2**30
@@ -22,28 +22,25 @@ NEEDED_DISK_GIB = 5
 NEEDED_MEMORY_GIB = 6
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. `state` is "ok", "warn" (works, with a loss) or "fail" (a run would stop)."""
-
-    name: str
-    state: str
-    says: str
-    mend: str = ""
-
-
 def main(argv: Sequence[str]) -> int:
-    options = parser("doctor", __doc__ or "", "  xnemo doctor\n  xnemo doctor --gpu")
+    examples = "  xnemo doctor\n  xnemo doctor --gpu\n  xnemo doctor --address http://head:8265 --gpu"
+    options = parser("doctor", __doc__ or "", examples)
     options.add_argument("--gpu", action="store_true", help="fail, not warn, when no GPU is there")
+    options.add_argument("--address", help="ask a cluster instead: every node of it, through its job server")
+    options.add_argument("--nodes", action="store_true", help="inside a cluster's job: ask every node")
     arguments = options.parse_args(argv)
-    findings = examine(settings(), gpu_needed=arguments.gpu)
-    for finding in findings:
-        print(f"{finding.state:>4}  {finding.name:<12} {finding.says}")
-        if finding.mend:
-            print(f"      {'':<12} → {finding.mend}")
-    failed = sum(finding.state == "fail" for finding in findings)
-    print("all well" if not failed else f"{failed} of {len(findings)} checks failed")
-    return 1 if failed else 0
+    if arguments.address:
+        from jobs.doctor_cluster import from_outside
+
+        return from_outside(arguments.address, arguments.gpu)
+    if arguments.nodes:
+        from jobs.doctor_cluster import from_inside
+
+        findings = from_inside(settings(), arguments.gpu)
+    else:
+        findings = examine(settings(), gpu_needed=arguments.gpu)
+    show(findings)
+    return verdict(findings)
 
 
 def examine(places: Settings, gpu_needed: bool = False) -> list[Finding]:
@@ -160,13 +157,13 @@ def ray(places: Settings) -> Finding:
         with socket.socket() as probe:  # a local cluster listens on this machine
             probe.bind(("127.0.0.1", 0))
         return Finding("ray", "ok", f"{version('ray')}; a local cluster is started when a command needs one")
-    from ray.job_submission import JobSubmissionClient
+    from xnemo_platform import submit
+    from xnemo_platform.errors import PlatformError
 
     try:
-        running = len(JobSubmissionClient(places.ray_address).list_jobs())
-    except Exception as error:
-        mend = "check XNEMO_RAY_ADDRESS, the network and RAY_AUTH_TOKEN"
-        return Finding("ray", "fail", f"{places.ray_address} does not answer ({type(error).__name__})", mend)
+        running = len(submit.jobs(places.ray_address))
+    except PlatformError as error:
+        return Finding("ray", "fail", str(error), "`xnemo doctor --address` looks further once it answers")
     return Finding("ray", "ok", f"{version('ray')}; {places.ray_address} answers, {running} jobs known")
 
 
@@ -177,13 +174,11 @@ def tracking(places: Settings) -> Finding:
         if not os.access(folder, os.W_OK):
             return Finding("mlflow", "fail", f"{folder} cannot be written", "set XNEMO_TRACKING_URI or XNEMO_HOME")
         return Finding("mlflow", "ok", uri)
-    import requests
+    from xnemo_platform.nodes import tracking as problem
 
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
-    except requests.RequestException as error:
+    if says := problem(places):
         mend = "start the server, or unset XNEMO_TRACKING_URI for the embedded store"
-        return Finding("mlflow", "fail", f"{uri} does not answer ({type(error).__name__})", mend)
+        return Finding("mlflow", "fail", says, mend)
     return Finding("mlflow", "ok", f"{uri} answers")
 
 

@@ -1,4 +1,8 @@
-"""`xnemo submit`: run any command of this project as a job of a Ray cluster, and follow its log."""
+"""`xnemo submit`: run any command of this project as a job of a Ray cluster, and follow its log.
+
+The code travels with the job, and config files the arguments name; data never: give URIs. A token for the cluster is
+taken from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH. Ctrl-C ends the following, not the job.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +11,8 @@ from jobs.cli import COMMANDS, parser, run
 
 EXAMPLES = """\
   xnemo submit --address http://head:8265 data ingest --dataset folder --source s3://b/clips --output s3://b/shards
-  xnemo submit --address http://head:8265 --id appearance-1 train appearance --config jobs/configs/sd15.yaml ...
+  xnemo submit --address http://head:8265 --id appearance-1 train appearance --config my.yaml --dataset s3://b/shards \\
+      --output /mnt/xnemo/runs/appearance-1
   xnemo jobs stop appearance-1 --address http://head:8265"""
 
 
@@ -22,11 +27,12 @@ def main(argv: Sequence[str]) -> int:
     arguments = options.parse_args([*argv[: cut + 1]])
     words = [*argv[cut:]]
 
+    import socket
     import time
 
     from xnemo_platform import submit
     from xnemo_platform.errors import PlatformError
-    from xnemo_platform.settings import settings
+    from xnemo_platform.settings import explicit, settings
 
     if arguments.command not in COMMANDS:
         raise PlatformError(f"xnemo submit {arguments.command}: no such command; known are {', '.join(COMMANDS)}.")
@@ -36,12 +42,17 @@ def main(argv: Sequence[str]) -> int:
         raise PlatformError("no cluster to submit to: give --address http://head:8265 or set XNEMO_RAY_ADDRESS.")
     job_id = arguments.id or f"{words[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
     module = COMMANDS[words[0]][0]
-    job = submit.submit([module, *words[1:]], job_id, address, env=places.env() if submit.is_local(address) else {})
+    env = places.env() if submit.shares_files(address) else explicit()
+    facts = {"command": " ".join(words[:2]), "client": socket.gethostname()}
+    job = submit.submit([module, *words[1:]], job_id, address, env=env, metadata=facts)
     print(f"job {job.id} at {address}: {job.status}", flush=True)
     if arguments.no_follow:
+        print(f"follow it with: xnemo jobs logs {job.id} --address {address}")
         return 0
     job = submit.follow(job.id, address, lambda line: print(line, flush=True))
     print(f"job {job.id}: {job.status} {job.message}".rstrip(), flush=True)
+    if link := submit.tracking_link(job.id, address):
+        print(f"MLflow: {link}", flush=True)
     return submit.exit_code(job)
 
 

@@ -42,6 +42,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.what == "logs":
         found = submit.follow(found.id, address, print)
     print(f"{found.id}: {found.status} {found.message}".rstrip())
+    if arguments.what == "status":
+        print(f"command: {found.metadata.get('command') or found.entrypoint}")
+    if link := submit.tracking_link(found.id, address):
+        print(f"MLflow: {link}")
     return submit.exit_code(found) if found.ended else 0
 
 

@@ -23,7 +23,7 @@ from xnemo_platform.checkpoint import Checkpoints, State, require_same
 from xnemo_platform.config import Config, diff
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.progress import Progress
-from xnemo_platform.trainee import Group, TorchRanks, Trainee, gathered
+from xnemo_platform.trainee import Group, TorchRanks, Trainee, gathered, machine
 
 
 class LoopConfig(Config):
@@ -44,6 +44,7 @@ class LoopConfig(Config):
     workers: int = Field(default=1, gt=0)
     zero: Literal[0, 1, 2, 3] = 0
     offload: bool = False  # optimizer states in host memory (ZeRO 2 and 3)
+    deepspeed: dict[str, Any] | None = None  # of a kind of machine (infra/deepspeed), or the path of its JSON file
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs, one a worker, if the cluster has any
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU
     cpus: float = Field(default=1.0, gt=0)  # logical CPUs of one worker
@@ -53,6 +54,20 @@ class LoopConfig(Config):
     save_every: int = Field(default=500, gt=0)
     validate_every: int = Field(default=500, gt=0)
     keep: int = Field(default=2, gt=0)  # checkpoints
+
+    @model_validator(mode="before")
+    @classmethod
+    def _machine(cls, data: Any) -> Any:
+        """The machine's file says the ZeRO stage and the offloading; said twice, they must agree."""
+        if not isinstance(data, dict) or data.get("deepspeed") is None:
+            return data
+        given = machine(data["deepspeed"])
+        zero = given["zero_optimization"]
+        said = {"zero": zero.get("stage", 0), "offload": "offload_optimizer" in zero}
+        for key, value in said.items():
+            if data.get(key, value) != value:
+                raise ValueError(f"{key} is {data[key]} here and {value} in the deepspeed file; leave out one")
+        return data | said | {"deepspeed": given}
 
     @model_validator(mode="after")
     def _consistent(self) -> "LoopConfig":
@@ -74,6 +89,7 @@ MAY_CHANGE = (
     "validate_every",
     "keep",
     "bad_steps",
+    "deepspeed",  # its absence; what a file says is compared key by key
 )
 """Keys of `LoopConfig` that a resumed run may change: they move no weight (up to rounding)."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from xnemo_platform.confidential import secret_in
 from xnemo_platform.errors import PlatformError
 
 
@@ -56,12 +57,27 @@ def settings() -> Settings:
     merged["artifact_root"] = _absolute(str(merged["artifact_root"]))
     if str(merged["tracking_uri"]).startswith("file:"):
         raise PlatformError("tracking_uri: MLflow no longer supports file: stores; use sqlite:///<path>/mlflow.db.")
+    for key in ("tracking_uri", "storage", "artifact_root", "ray_address"):
+        if kind := secret_in(str(merged[key])):
+            raise PlatformError(
+                f"{key} holds {kind}, and every worker's environment would show it; take it out of the address and "
+                "give it to the nodes (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, AWS_…) as secrets."
+            )
     try:
         return Settings(**merged)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise PlatformError(f"setting {key!r}: {first['msg']}; mend it in xnemo.toml or XNEMO_{key.upper()}.") from None
+
+
+def explicit() -> dict[str, str]:
+    """What was said in file and environment, as variables for a job on another machine.
+
+    Defaults stay at home: they are places of this machine, and the nodes have their own.
+    """
+    said = (_from_file() | _from_environment()).keys() - {"ray_address", "cpus"}
+    return {name: value for name, value in settings().env().items() if name.removeprefix("XNEMO_").lower() in said}
 
 
 def _absolute(uri: str) -> str:

@@ -102,6 +102,21 @@ def publish_file(uri: str | Path, source: str | Path) -> None:
         _settle(partial, file, Path(path))
 
 
+def remove(uri: str | Path) -> None:
+    """Delete a file; one that is not there is no error."""
+    fs, path = filesystem(uri)
+    if exists(uri):
+        _try(lambda: fs.rm_file(path), uri)
+
+
+def written(uri: str | Path) -> tuple[float, int]:
+    """When a file was last written (seconds since 1970; now, where the store does not say) and its bytes."""
+    fs, path = filesystem(uri)
+    facts = _try(lambda: fs.info(path), uri)
+    when = facts.get("mtime") or facts.get("LastModified") or facts.get("created") or time.time()
+    return float(when.timestamp() if hasattr(when, "timestamp") else when), int(facts.get("size") or 0)
+
+
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[tuple[Path, Any]]:
     """A file beside `path` under a name no reader takes, removed whatever happens."""
@@ -209,9 +224,18 @@ def _try(call: Callable[[], T], uri: str | Path) -> T:
     for attempt in range(attempts):
         try:
             return call()
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        except PermissionError as error:
+            raise PlatformError(
+                f"{uri}: no right to it ({error.strerror or error}); give this user or the nodes' role read, write "
+                "and list there"
+            ) from error
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise PlatformError(f"{uri} cannot be reached: {error.strerror or type(error).__name__}") from error
-        except (OSError, TimeoutError) as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and not type(error).__module__.startswith("botocore"):
+                raise
+            if type(error).__name__ == "NoCredentialsError":
+                raise PlatformError(f"{uri}: this machine has no credentials for it (AWS_… or a role)") from error
             if attempt == attempts - 1:
                 raise PlatformError(f"{uri} failed {attempts} time(s): {error}; try again later") from error
             time.sleep(0.2 * 2**attempt * (0.5 + random.random()))

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from xnemo_platform.confidential import hidden
 from xnemo_platform.config import Config
+from xnemo_platform.metrics import Gauges
 
 OUTBOX = "outbox.jsonl"
 SENT = "outbox.sent.json"
@@ -81,7 +83,9 @@ class Drain:
         self.over = threading.Event()
         self.complaint = ""
         self.client: Any = None
+        self.gauges = Gauges(name)
         self.offset, self.artifacts = _read_sent(folder)
+        self.shown = self.offset
         self.seen = {key for record in _records(folder, 0, self.offset)[0] for key in _keys(record)}
         self.thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
@@ -120,16 +124,20 @@ class Drain:
                 log.warning(
                     "MLflow (%s) is away: %s; records wait in %s.",
                     self.tracker.uri,
-                    str(error).splitlines()[0][:200],
+                    why(error),
                     self.folder / OUTBOX,
                 )
-            self.complaint = str(error).splitlines()[0][:200]
+            self.complaint = why(error)
             self.over.wait(DRAIN_EVERY_S)
 
     def send(self) -> None:
-        """One pass: the run if it is not there yet, then new numbers, then new files."""
+        """One pass: gauges, the run if it is not there yet, then new numbers, then new files."""
+        newest, self.shown = _records(self.folder, self.shown)
+        for record in newest:
+            self.gauges.show(record["step"], record["metrics"])
         if self.client is None:
             self.client = self._connect()
+            self._tell()
         run = run_id(self.folder)
         records, end = _records(self.folder, self.offset)
         from mlflow.entities import Metric
@@ -150,16 +158,26 @@ class Drain:
             self.artifacts.add(name)
         _write_atomically(self.folder / SENT, json.dumps({"offset": self.offset, "artifacts": sorted(self.artifacts)}))
 
+    def _tell(self) -> None:
+        """One line of the log says where the run can be watched; `xnemo jobs status` looks for it."""
+        if self.tracker.uri.startswith("http"):
+            run = self.client.get_run(run_id(self.folder)).info
+            print(
+                f"MLflow: {self.tracker.uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}",
+                flush=True,
+            )
+
     def _connect(self) -> Any:
         """A client, and the run: the one of this folder, set running again, or a new one."""
         client = mlflow_client(self.tracker.uri)
         if existing := run_id(self.folder):
             client.update_run(existing, status="RUNNING")
             return client
-        run = client.create_run(experiment_id(client, self.tracker), run_name=self.name, tags=self.tags)
+        tags = {key: hidden(value) for key, value in self.tags.items()}
+        run = client.create_run(experiment_id(client, self.tracker), run_name=self.name, tags=tags)
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:VALUE_LENGTH]) for key, value in self.params.items()]
+        params = [Param(key, hidden(str(value))[:VALUE_LENGTH]) for key, value in self.params.items()]
         for start in range(0, len(params), PARAMS_PER_CALL):
             client.log_batch(run.info.run_id, params=params[start : start + PARAMS_PER_CALL])
         _write_atomically(self.folder / RUN_ID, run.info.run_id)
@@ -178,6 +196,17 @@ def mlflow_client(uri: str) -> Any:
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def why(error: Exception) -> str:
+    """What kept MLflow from answering, in one line; its 403 for an unknown host name gets the mend."""
+    text = hidden(str(error).splitlines()[0][:200]) if str(error) else type(error).__name__
+    if "Invalid Host header" in text or ("403" in text and "ermission" not in text):
+        return (
+            "it answers 403: it does not know the host name it is called by; start the server with "
+            "MLFLOW_SERVER_ALLOWED_HOSTS naming it"
+        )
+    return text
 
 
 def experiment_id(client: Any, tracker: Tracker) -> str:

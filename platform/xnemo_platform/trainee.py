@@ -4,6 +4,7 @@ DeepSpeed is imported when the first `Trainee` is made. Its compiled shared-memo
 gloo does the same here, and without it no C++ compiler is needed.
 """
 
+import json
 import logging
 import math
 import os
@@ -22,6 +23,8 @@ from xnemo_platform.errors import PlatformError
 if TYPE_CHECKING:
     from xnemo_platform.engine import LoopConfig
 
+MACHINE = ("zero_optimization", "communication_data_type", "prescale_gradients")
+"""Sections of DeepSpeed's config that depend on the machine, not on the training."""
 Group = dict[str, Any]
 """One optimizer group: `params`, and optionally `lr` or `lr_scale` (of the config's rate), `betas`, `weight_decay`."""
 
@@ -148,6 +151,24 @@ def _deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
+def machine(given: Any) -> dict[str, Any]:
+    """What a kind of machine wants of DeepSpeed, from its JSON file or as it stands in a run's config.
+
+    Raises ValueError for a file that cannot be read, and for what is not the machine's to say: batch sizes,
+    precision and clipping are keys of the loop, and would be said twice.
+    """
+    if isinstance(given, str):
+        try:
+            given = json.loads(Path(given).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"deepspeed: {given} is no JSON file that can be read ({error})") from None
+    if not isinstance(given, dict) or "zero_optimization" not in given:
+        raise ValueError("deepspeed: the file needs the section zero_optimization")
+    if other := sorted(given.keys() - set(MACHINE)):
+        raise ValueError(f"deepspeed: {other[0]} is not the machine's; it may say {', '.join(MACHINE)}")
+    return given
+
+
 def _deepspeed_config(config: "LoopConfig", world: int, bf16: bool, size: int) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.zero}
     if config.zero:  # the default buckets are 2 GB, whatever the model
@@ -155,11 +176,13 @@ def _deepspeed_config(config: "LoopConfig", world: int, bf16: bool, size: int) -
         zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if config.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+    given = config.deepspeed or {}
     return {
         "train_batch_size": config.batch,
         "gradient_accumulation_steps": config.accumulate,
         "train_micro_batch_size_per_gpu": config.batch // (world * config.accumulate),
-        "zero_optimization": zero,
+        **given,
+        "zero_optimization": zero | given.get("zero_optimization", {}),
         "gradient_clipping": config.clip if config.zero else 0.0,
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},  # fp32 weights, bf16 arithmetic
         "zero_force_ds_cpu_optimizer": False,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.settings import settings
+from xnemo_platform.settings import explicit, settings
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +63,17 @@ def test_the_example_for_a_cluster_is_valid(monkeypatch):
     found = settings()
     assert found.ray_address == "http://head:8265"
     assert found.storage == "s3://bucket/xnemo"
+
+
+def test_a_job_elsewhere_is_told_what_was_said_and_not_what_was_guessed(tmp_path, monkeypatch):
+    (tmp_path / "xnemo.toml").write_text('tracking_uri = "http://mlflow:5000"\nray_address = "http://head:8265"\n')
+    monkeypatch.setenv("XNEMO_STORAGE", "s3://bucket")
+    assert explicit() == {"XNEMO_TRACKING_URI": "http://mlflow:5000", "XNEMO_STORAGE": "s3://bucket"}
+
+
+@pytest.mark.parametrize("key", ["tracking_uri", "storage", "ray_address"])
+def test_an_address_with_a_password_is_refused_without_repeating_it(tmp_path, key):
+    (tmp_path / "xnemo.toml").write_text(f'{key} = "https://me:hunter2222@host/x"\n')
+    with pytest.raises(PlatformError, match=f"{key} holds an address with a password") as caught:
+        settings()
+    assert "hunter2222" not in str(caught.value)

@@ -1,27 +1,29 @@
 """Jobs: what travels with them, what they may carry, and their life on a cluster of our own."""
 
+import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from xnemo_platform import cluster, submit
+from xnemo_platform import cluster, packing, submit
 from xnemo_platform.errors import PlatformError
 
 
 def test_a_job_on_this_machine_runs_this_checkout_with_this_interpreter():
-    with submit._packed(["jobs.train", "appearance", "a b"], local=True) as (entrypoint, env):
+    with packing.packed(["jobs.train", "appearance", "a b"], local=True) as (entrypoint, env):
         assert shlex.split(entrypoint) == [sys.executable, "-m", "jobs.train", "appearance", "a b"]
         assert "working_dir" not in env
-        assert str(submit.ROOT / "platform") in env["env_vars"]["PYTHONPATH"]
+        assert str(packing.ROOT / "platform") in env["env_vars"]["PYTHONPATH"]
 
 
 def test_to_another_machine_go_the_code_and_the_named_configs_and_nothing_else(tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text("steps: 1")
-    with submit._packed(["jobs.train", "--config", str(config)], local=False) as (entrypoint, env):
+    with packing.packed(["jobs.train", "--config", str(config)], local=False) as (entrypoint, env):
         folder = Path(env["working_dir"])
         assert shlex.split(entrypoint)[-1] == "submitted/mine.yaml"
         assert (folder / "submitted" / "mine.yaml").read_text() == "steps: 1"
@@ -42,7 +44,7 @@ def test_two_configs_of_one_name_are_refused(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "c.yaml").write_text(name)
     paths = [str(tmp_path / name / "c.yaml") for name in "ab"]
-    with pytest.raises(PlatformError, match="rename one"), submit._packed(["jobs.train", *paths], local=False):
+    with pytest.raises(PlatformError, match="rename one"), packing.packed(["jobs.train", *paths], local=False):
         pass
 
 
@@ -72,6 +74,84 @@ def test_a_cluster_that_does_not_answer_is_one_sentence():
 )
 def test_only_the_loopback_is_this_machine(address, local):
     assert submit.is_local(address) is local
+
+
+class Client:
+    """As much of Ray's client as the version check looks at."""
+
+    def __init__(self, version: str):
+        self._server_ray_version = version
+
+
+@pytest.mark.parametrize("theirs", ["2.59.1", "3.0.0"])
+def test_another_ray_on_the_cluster_is_refused_before_anything_travels(theirs):
+    with pytest.raises(
+        PlatformError, match=rf"head:8265 runs Ray {theirs}, this client Ray .*docs/runbook.md, Upgrade"
+    ):
+        submit.require_same_ray(Client(theirs), "http://head:8265")
+
+
+def test_a_patch_release_of_ray_is_the_same_ray():
+    import ray
+
+    submit.require_same_ray(Client(f"{'.'.join(ray.__version__.split('.')[:2])}.99"), "http://head:8265")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Request failed with status code 401: Unauthorized"), "wants a token"),
+        (RuntimeError("Request failed with status code 403: Forbidden"), r"refused the token in RAY_AUTH_TOKEN:"),
+        (RuntimeError("500 No available agent to submit job"), "still starting"),
+    ],
+)
+def test_what_the_job_server_answers_is_told_with_its_mend(monkeypatch, error, said):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t0ps3cr3t-0001")
+    assert re.search(said, submit._reason(error))
+    assert "t0ps3cr3t" not in submit._reason(error)
+
+
+def test_a_head_that_goes_while_a_job_is_followed_is_waited_for_and_the_job_told(monkeypatch):
+    """The head answers, is away twice, and comes back without its memory."""
+    job = submit.Job("j", "RUNNING", "", None, {})
+    answers = iter([job, submit.AwayError("away"), submit.AwayError("away"), None])
+
+    def find(job_id, address):
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def tail(client, job_id, on_line):
+        on_line(1, "step 5/30")
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(submit, "find", find)
+    monkeypatch.setattr(submit, "_tail", tail)
+    monkeypatch.setattr(submit, "_client", lambda address: None)
+    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(submit.time, "monotonic", iter(range(0, 1000, 11)).__next__)
+    lines: list[str] = []
+    with pytest.raises(PlatformError, match=r"forgotten job j; .* with --id j again and it goes on from there"):
+        submit.follow("j", "http://head:8265", lines.append)
+    assert lines == ["step 5/30", "-- http://head:8265 does not answer; waiting for it, up to 10 min --"]
+
+
+def test_a_forwarded_port_and_a_container_are_other_machines(monkeypatch):
+    names = []
+
+    class Answer:
+        ok = True
+
+        def json(self):
+            return {"data": {"hostNameList": names}}
+
+    client = type("Client", (), {"_do_request": lambda self, *words: Answer()})()
+    monkeypatch.setattr(submit, "_client", lambda address: client)
+    for there, same in ([socket.gethostname()], True), (["3f2a91"], False), ([socket.gethostname(), "other"], False):
+        names[:] = there
+        assert submit.shares_files("http://127.0.0.1:8265") is same
+    assert not submit.shares_files("http://head:8265")
 
 
 @pytest.mark.slow
