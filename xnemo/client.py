@@ -56,7 +56,7 @@ class Client:
     ) -> dict[str, Any]:
         """Wait until the job has ended; its last state. A failed one raises with its reason."""
         while True:
-            state = dict(self._call("GET", job["links"]["self"]).json())
+            state = dict(self._call("GET", job["links"]["state"]).json())
             if progress:
                 progress(state)
             if state["state"] == "done":

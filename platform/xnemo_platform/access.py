@@ -19,6 +19,7 @@ from xnemo_platform.errors import PlatformError
 
 MARK = "xnemo"
 MINUTE_S, DAY_S = 60.0, 86400.0
+ADMIT = 7302  # the turn that admissions take
 _META = sa.MetaData()
 _KEYS = sa.Table(
     "keys",
@@ -102,26 +103,32 @@ class Access:
             return None
         return Key(**{name: row[name] for name in Key.__dataclass_fields__})
 
-    def wait_s(self, owner: str, per_minute: int, per_day: int) -> float:
-        """Seconds until the owner may ask for another work; 0 if now."""
-        now, wait = self._clock(), 0.0
-        for limit, span in ((per_minute, MINUTE_S), (per_day, DAY_S)):
-            asked = sa.and_(_AUDIT.c.owner == owner, _AUDIT.c.at > now - span, _AUDIT.c.action.like("POST %"),
-                            _AUDIT.c.status != 429)  # fmt: skip
-            newest = sa.select(_AUDIT.c.at).where(asked).order_by(_AUDIT.c.at.desc()).offset(limit - 1).limit(1)
-            with self._database.begin() as connection:
-                oldest_that_counts = connection.execute(newest).scalar()
-            if oldest_that_counts is not None:
-                wait = max(wait, oldest_that_counts + span - now)
-        return wait
+    def admit(
+        self, owner: str, client: str, action: str, per_minute: int | None = None, per_day: int | None = None
+    ) -> tuple[int, float]:
+        """Enter a line into the audit log; its number, and the seconds until the owner may do this (0: now).
 
-    def note(self, owner: str, client: str, action: str, status: int, job: str | None = None,
-             facts: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-        """Add a line to the audit log."""
-        row = {"at": self._clock(), "owner": owner, "client": client[:100], "action": action[:100], "status": status,
-               "job": job, "facts": dict(facts or {})}  # fmt: skip
+        What was refused for coming too early does not count. One at a time, so that no burst slips through.
+        """
+        now, wait = self._clock(), 0.0
+        row = {"at": now, "owner": owner, "client": client[:100], "action": action[:100], "status": 0, "facts": {}}
+        with self._database.begin(alone=ADMIT) as connection:
+            line = connection.execute(sa.insert(_AUDIT).values(**row).returning(_AUDIT.c.id)).scalar_one()
+            for limit, span in ((per_minute, MINUTE_S), (per_day, DAY_S)):
+                asked = sa.and_(_AUDIT.c.owner == owner, _AUDIT.c.at > now - span, _AUDIT.c.action.like("POST %"),
+                                _AUDIT.c.status != 429, _AUDIT.c.id < line)  # fmt: skip
+                in_the_way = sa.select(_AUDIT.c.at).where(asked).order_by(_AUDIT.c.id.desc()).offset((limit or 1) - 1)
+                if limit is not None and (at := connection.execute(in_the_way.limit(1)).scalar()) is not None:
+                    wait = max(wait, at + span - now)
+            if wait:
+                connection.execute(sa.update(_AUDIT).where(_AUDIT.c.id == line).values(status=429))
+        return line, wait
+
+    def settle(self, line: int, status: int, job: str | None = None, facts: Mapping[str, Any] | None = None) -> None:
+        """Complete a line: the HTTP status, the job that came of it, and facts such as digests of what was sent."""
+        values = {"status": status, "job": job, "facts": dict(facts or {})}
         with self._database.begin() as connection:
-            connection.execute(sa.insert(_AUDIT).values(**row))
+            connection.execute(sa.update(_AUDIT).where(_AUDIT.c.id == line).values(**values))
 
     def audit(self) -> Iterator[dict[str, Any]]:
         """The audit log, oldest first: at (Unix seconds), owner (id of the key), client, action, status, job, facts."""

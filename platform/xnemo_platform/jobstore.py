@@ -266,10 +266,11 @@ class JobStore:
         mine = (_JOBS.c.owner == owner) & _JOBS.c.kind.in_(kinds) & (_JOBS.c.state == "done")
         return self._all(sa.select(_JOBS).where(mine).order_by(_JOBS.c.created.desc()).limit(limit))
 
-    def known(self, ids: Collection[str]) -> set[str]:
-        """Those of the ids that are jobs."""
+    def fences(self, ids: Collection[str]) -> dict[str, int]:
+        """The fence of each of the ids that is a job: another one than its holder's says that he lost it."""
+        query = sa.select(_JOBS.c.id, _JOBS.c.fence).where(_JOBS.c.id.in_(list(ids)))
         with self._database.begin() as connection:
-            return set(connection.execute(sa.select(_JOBS.c.id).where(_JOBS.c.id.in_(list(ids)))).scalars())
+            return {row.id: row.fence for row in connection.execute(query)}
 
     def unfinished(self, owner: str) -> int:
         """How many jobs of an owner wait or run."""

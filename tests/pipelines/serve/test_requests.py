@@ -31,7 +31,9 @@ def refused(answer: Any, status: int, words: str) -> None:
 
 
 def leftovers(desk: TestClient, tmp_path: Path) -> list[str]:
-    return os.listdir(tmp_path / "jobs")
+    """Jobs that have files, and uploads on their way."""
+    folders = (tmp_path / "jobs", tmp_path / "scratch")
+    return [name for folder in folders if folder.is_dir() for name in os.listdir(folder)]
 
 
 @pytest.mark.parametrize(
