@@ -97,9 +97,13 @@ class Engine:
     def healthy(self) -> bool:
         return all(thread.is_alive() for thread in self._threads)
 
+    def in_hand(self) -> float:
+        """The jobs that are worked on here, as a share of what an engine takes."""
+        return len(self._works) / self.config.active
+
     def backlog(self) -> float:
-        """Jobs that wait for any engine, and those in hand here, in engines' worth of work."""
-        return (self.store.counts().get("queued", 0) + len(self._works)) / self.config.active
+        """The jobs that wait for any engine and those in hand here, in engines' worth of work."""
+        return self.store.counts().get("queued", 0) / self.config.active + self.in_hand()
 
     # -- the heart: what happens by the clock ---------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from xnemo_platform import storage
 from xnemo_platform.errors import PlatformError
 
 NAME = re.compile(r"(?P<step>\d{4})(-(?P<window>\d{5}))?\.safetensors")
+LATENTS = -1
 log = logging.getLogger(__name__)
 
 
@@ -61,23 +62,23 @@ def restore(folder: str, request: Request, schedule: Schedule) -> None:
     """Bring a fresh request to where the files below `folder` end."""
     names = _names(folder)
     for step, window, name in sorted(names, reverse=True):
-        if window is None and 0 < step <= len(request.times):
+        if window == LATENTS and 0 < step <= len(request.times):
             latents = _read(folder, name)
             if latents is not None and latents.shape == request.latents.shape:
                 request.resume(step, latents.to(request.latents))
                 break
-    for step, window, name in sorted(names, key=lambda each: (each[0], each[1] or 0)):
-        if window is not None and step == request.step and window == len(request.received):
+    for step, window, name in sorted(names):
+        if step == request.step and window == len(request.received):
             predictions = _read(folder, name)
             if predictions is None or not request.replay(predictions, schedule):
                 break
     request.saved_step, request.saved_windows = request.step, len(request.received)
 
 
-def _names(folder: str) -> list[tuple[int, int | None, str]]:
-    """(step, window or None, name) of the files."""
-    found = [(NAME.fullmatch(name), name) for name in storage.list_files(folder)]
-    return [(int(match["step"]), int(match["window"]) if match["window"] else None, name) for match, name in found if match]
+def _names(folder: str) -> list[tuple[int, int, str]]:
+    """(step, first window or LATENTS, name) of the files."""
+    found = [match for name in storage.list_files(folder) if (match := NAME.fullmatch(name))]
+    return [(int(match["step"]), int(match["window"] or LATENTS), match[0]) for match in found]
 
 
 def _bytes(tensor: Tensor) -> bytes:

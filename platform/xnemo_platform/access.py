@@ -1,4 +1,4 @@
-"""Who may use a service, how much, and what each did: bearer keys, rates, and an audit log, in the job store's database.
+"""Who may use a service, how much, and what each did: bearer keys, rates, an audit log, in the job store's database.
 
 A key is shown once, when it is made; only its sha256 is kept. That is enough for 256 random bits: there is nothing
 to guess, so a slow hash would only slow every request down.
@@ -86,7 +86,8 @@ class Access:
             if not connection.execute(sa.update(_KEYS).where(live).values(**renamed)).rowcount:
                 raise PlatformError(f"there is no key called {name!r}.")
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
+        """Every key, the revoked ones too, oldest first."""
         columns = [_KEYS.c[name] for name in Key.__dataclass_fields__]
         with self._database.begin() as connection:
             return [Key(**row._mapping) for row in connection.execute(sa.select(*columns).order_by(_KEYS.c.created))]

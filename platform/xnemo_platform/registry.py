@@ -122,7 +122,9 @@ def approved(name: str, alias: str) -> ResolvedModel | None:
     except (OSError, ValueError):
         return None
     folder = _approval(name, alias).parent / facts["version"]
-    return ResolvedModel(name, alias, facts["version"], folder, facts["run_id"]) if _matches(folder, facts["digest"]) else None
+    if not _matches(folder, facts["digest"]):
+        return None
+    return ResolvedModel(name, alias, facts["version"], folder, facts["run_id"])
 
 
 def _approval(name: str, alias: str) -> Path:
