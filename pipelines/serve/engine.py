@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,10 +89,12 @@ class Engine:
             work.lost = True
             if work.request is not None and (portion := saved.take(work.request)):
                 self._keep(work, portion)
-            self.store.release(work.job)
+            with suppress(StoreAway):  # its lease will run out instead
+                self.store.release(work.job)
         self._media.shutdown(cancel_futures=True)
         self._keeper.shutdown()
-        self.store.retire(self.name)
+        with suppress(StoreAway):
+            self.store.retire(self.name)
         self.store.close()
 
     def healthy(self) -> bool:

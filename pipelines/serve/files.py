@@ -1,6 +1,6 @@
 """Where the inputs, the finished windows and the results of jobs lie: below one storage URI, a folder for each job."""
 
-import shutil
+import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -17,7 +17,7 @@ CHUNK = 1 << 20
 
 class JobFiles:
     """`root`: URI that every engine and every ingress reaches. `scratch`: folder of this machine, for what is on its
-    way."""
+    way in or out."""
 
     def __init__(self, root: str, scratch: Path) -> None:
         self.root, self.scratch = root, scratch
@@ -25,6 +25,10 @@ class JobFiles:
 
     def uri(self, job_id: str, *names: str) -> str:
         return storage.join(self.root, "jobs", job_id, *names)
+
+    def arriving(self, job_id: str) -> Path:
+        """Folder for the upload of a job that is not recorded yet; whoever asks for it removes it."""
+        return self.scratch / f"arriving-{job_id}"
 
     def put(self, job_id: str, name: str, path: Path) -> str:
         """Store a local file among the job's; its URI."""
@@ -39,7 +43,6 @@ class JobFiles:
 
     def remove(self, job_id: str) -> None:
         storage.remove(self.uri(job_id))
-        shutil.rmtree(self.scratch / job_id, ignore_errors=True)
 
     def jobs(self) -> set[str]:
         """Ids of all jobs that have files."""
@@ -67,7 +70,7 @@ def _range(header: str, length: int) -> tuple[int, int, int]:
     """First byte, end and status (200 or 206) of a Range header; one range only, others are answered whole."""
     unit, _, asked = header.partition("=")
     first, dash, last = asked.strip().partition("-")
-    if unit.strip() != "bytes" or not dash or not (first + last).isdecimal() or not (first + last).isascii():
+    if unit.strip() != "bytes" or not dash or not re.fullmatch(r"[0-9]{1,18}", first + last):
         return 0, length, 200
     start = int(first) if first else max(0, length - int(last))
     end = min(length, int(last) + 1) if first and last else length

@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details: one clear sentence, never a path or a trace."""
 
+import errno
 import logging
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from xnemo_platform.database import StoreAway
 from xnemo_platform.errors import PlatformError
 
 PATH = re.compile(r"(?<![\w:/.])(?:[a-z][a-z0-9+]*://|/)[^\s:;,()'\"]*/([^\s/:;,()'\"]*)")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 log = logging.getLogger(__name__)
 
 
@@ -62,7 +64,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def _storage(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed: %s", request.method, request.url.path, error)
-        return answer(507, "the service cannot store this at the moment; try again later.", {"Retry-After": "60"})
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return answer(
+                507, "the service has no room for this at the moment; try again later.", {"Retry-After": "60"}
+            )
+        return answer(503, "the service cannot do this at the moment; try again later.", {"Retry-After": "10"})
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -26,7 +26,7 @@ def routes(desk: Desk) -> APIRouter:
         """Extract the motion of a driving video, to be used again."""
         await asyncio.to_thread(desk.refuse_when_full, caller, key)
         job_id = new_id()
-        folder = desk.files.scratch / job_id
+        folder = desk.files.arriving(job_id)
         try:
             got = await receive(request, folder, {"driving"}, desk.config.limits)
             job = await asyncio.to_thread(_accept, desk, caller, job_id, got, key)

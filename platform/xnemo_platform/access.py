@@ -6,6 +6,7 @@ to guess, so a slow hash would only slow every request down.
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from xnemo_platform.database import Database
 from xnemo_platform.errors import PlatformError
 
 MARK = "xnemo"
+ID = re.compile("[0-9a-f]{12}")
 MINUTE_S, DAY_S = 60.0, 86400.0
 ADMIT = 7302  # the turn that admissions take
 _META = sa.MetaData()
@@ -96,8 +98,9 @@ class Access:
         """The key that a token is, unless it is unknown or revoked."""
         mark, _, rest = token.partition("_")
         key_id, _, secret = rest.partition("_")
+        sought = key_id if ID.fullmatch(key_id) else ""
         with self._database.begin() as connection:
-            row = connection.execute(sa.select(_KEYS).where(_KEYS.c.id == key_id[:12])).mappings().one_or_none()
+            row = connection.execute(sa.select(_KEYS).where(_KEYS.c.id == sought)).mappings().one_or_none()
         stored = row["sha256"] if row else _digest("")  # compared in any case, in constant time
         same = hmac.compare_digest(stored, _digest(secret))
         if mark != MARK or row is None or not same or row["revoked"] is not None:
@@ -147,4 +150,4 @@ class Access:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

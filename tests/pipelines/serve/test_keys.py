@@ -14,6 +14,14 @@ from xnemo_platform.jobstore import JobStore
 
 LIMITS = Limits(portrait_mb=1, driving_mb=2, queue=9, seconds=5, unfinished=2, per_minute=4)
 
+CALLS = [
+    ("GET", "/v1/models"),
+    ("POST", "/v1/animations"),
+    ("POST", "/v1/motions/interpolate"),
+    ("GET", f"/v1/animations/{'0' * 32}/video"),
+    ("DELETE", f"/v1/motions/{'0' * 32}"),
+]
+
 
 @pytest.fixture(scope="module")
 def closed(config: ServeConfig, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
@@ -43,8 +51,7 @@ def sent(portrait: Path, driving: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer xnemo_0_0", "Basic eDp5", "Bearer \x00\xff"])
 def test_without_a_valid_key_nothing_below_v1_answers(client: TestClient, access: Access, header: str) -> None:
     headers = [(b"authorization", header.encode("latin-1"))] if header else []
-    for method, path in [("GET", "/v1/models"), ("POST", "/v1/animations"), ("POST", "/v1/motions/interpolate"),
-                         ("GET", f"/v1/animations/{'0' * 32}/video"), ("DELETE", f"/v1/motions/{'0' * 32}")]:  # fmt: skip
+    for method, path in CALLS:
         answer = client.request(method, path, headers=headers, json={} if "inter" in path else None)
         assert answer.status_code == 401, (path, answer.text)
         assert answer.headers["www-authenticate"] == "Bearer"
