@@ -1,6 +1,7 @@
 """/v1/animations."""
 
 import asyncio
+import re
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,8 @@ from pipelines.serve.problems import Problem
 from pipelines.serve.uploads import Received, receive
 from xnemo_platform.jobstore import Job, new_id
 
-Id = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="Id of a job.")]
+ID = "[0-9a-f]{32}"
+Id = Annotated[str, InPath(pattern=f"^{ID}$", description="Id of a job.")]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200, examples=["my-job-1"])]
 
 
@@ -94,6 +96,8 @@ def _accept(desk: Desk, caller: Caller, job_id: str, got: Received, key: str | N
     inputs: dict[str, Path | str] = dict(got.files)
     digests = dict(got.digests)
     if motion is not None:
+        if not re.fullmatch(ID, motion):
+            raise Problem(422, "motion: not the id of a motion.")
         inputs["motion"] = desk.motion_file(caller, motion)
         digests["motion"] = motion
     media.ask(desk.sandbox, "upload", media.check, got.files["portrait"], got.files.get("driving"),

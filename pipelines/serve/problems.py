@@ -31,7 +31,8 @@ class Problem(Exception):
 
 def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A problem+json response."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    said = detail.encode("utf-8", "replace").decode()  # what a client sent may be quoted in it
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": said}
     return JSONResponse(body, status, dict(headers or {}), media_type="application/problem+json")
 
 

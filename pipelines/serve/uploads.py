@@ -39,7 +39,7 @@ async def receive(request: Request, folder: Path, roles: set[str], limits: Limit
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Problem(415, "send the files as multipart/form-data.")
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > total:
+    if announced.isascii() and announced.isdecimal() and int(announced[:20]) > total:
         raise Problem(413, f"the request is longer than {total >> 20} MiB.")
     body = _counted(request, total, limits)
     parser = _Parser(request.headers, body, max_files=len(roles), max_fields=FIELDS, max_part_size=FIELD_BYTES)
@@ -48,6 +48,8 @@ async def receive(request: Request, folder: Path, roles: set[str], limits: Limit
         form = await parser.parse()
     except MultiPartException as error:
         raise Problem(400, f"the form cannot be read: {error.message}") from None
+    except UnicodeError:  # a charset of the client's choice
+        raise Problem(400, "the form cannot be read: send it as UTF-8.") from None
     files, digests, fields = {}, {}, {}
     try:
         for name, value in form.multi_items():

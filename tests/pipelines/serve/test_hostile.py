@@ -24,7 +24,8 @@ from pipelines.serve.routes import create
 LEAK = re.compile(rb"Traceback|File \"|site-packages|/tmp/|/home/|/usr/|sqlite3?:|\.py\b|sqlalchemy", re.IGNORECASE)
 NASTY = ["", "0", "-1", "1e999", "NaN", "true", "null", "[]", "{}", "../../etc/passwd", "%2e%2e%2f", "/etc/passwd",
          "\0", "a\0b", "😀" * 50, "A" * 5000, "' OR 1=1 --", "${jndi:x}", "{{7*7}}", "<script>",
-         "file:///etc/passwd", "http://169.254.169.254/", "0x10", "1_000", "9" * 400, "\r\nSet-Cookie: a=b"]  # fmt: skip
+         "file:///etc/passwd", "http://169.254.169.254/", "0x10", "1_000", "9" * 400,
+         "\r\nSet-Cookie: a=b"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +100,27 @@ def test_a_thousand_hostile_requests_make_no_server_error_and_leak_nothing(app: 
             continue
         seen[answer.status_code] += 1
         where = (number, method, path, answer.status_code, answer.text[:300])
-        assert answer.status_code < 500 or (path == "/readyz" and answer.status_code == 503), where
+        assert answer.status_code < 500 or (path.startswith("/readyz") and answer.status_code == 503), where
         if answer.status_code >= 400:
             assert not LEAK.search(answer.content), where
     assert sum(seen.values()) > 900
     assert len(seen) >= 5
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "unicode_escape", "utf-7", "zlib", "\u00b2"])
+def test_a_form_in_a_charset_of_the_clients_choice_is_no_server_error(app: TestClient, charset: str) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="motion\\ud800"\r\n\r\n\\ud800\r\n--b--\r\n'
+    for name in (b"motion\\ud800", b"motion", b"xn--\xff"):
+        head = f"multipart/form-data; boundary=b; charset={charset}".encode("latin-1")
+        content = part.replace(b"motion\\ud800", name)
+        answer = app.post("/v1/animations", content=content, headers=[(b"content-type", head)])
+        assert answer.status_code in (400, 415, 422), answer.text
+
+
+def test_half_a_character_in_json_is_quoted_safely(app: TestClient) -> None:
+    for text in (b'{"\\ud800": 1}', b'{"keys": [{"motion": "\\ud800"}], "\\udfff": {}}'):
+        answer = app.post("/v1/motions/interpolate", content=text, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422, answer.text
 
 
 def test_long_json_is_refused_before_it_is_read(app: TestClient) -> None:
