@@ -78,9 +78,9 @@ def measure(client: Client, portrait: Path, short: Path, long: Path, steps: int,
             list(pool.map(lambda _: served(), range(CLIENTS)))
 
     alone = turns({"service": served, "direct": direct}, repeats)
-    over = 1000 * (alone["service"] - 1.1 * alone["direct"])
-    print(f"one client: {alone['service']:.2f} s, direct call {alone['direct']:.2f} s: "
-          f"ratio {alone['service'] / alone['direct']:.2f}; {over:+.0f} ms to 1.1 times (bound: +150)", flush=True)  # fmt: skip
+    ratio, over = alone["service"] / alone["direct"], 1000 * (alone["service"] - 1.1 * alone["direct"])
+    print(f"one client: {alone['service']:.2f} s, direct call {alone['direct']:.2f} s: ratio {ratio:.2f}, "
+          f"{over:+.0f} ms to 1.1 times (bound: +150)", flush=True)  # fmt: skip
     together = turns({"service": at_once, "batched": lambda: offline(model, portrait, short, steps, BATCH, out),
                       "one by one": lambda: offline(model, portrait, short, steps, 1, out)}, repeats)  # fmt: skip
     print(
