@@ -33,7 +33,9 @@ class AliasWatch:
             version = registry.version_behind(self.alias["name"], self.alias["alias"])
             self.away = None
         except PlatformError as error:
-            self.away = without_paths(str(error))
+            if self.away is None:
+                log.warning("%s", error)
+            self.away = "MLflow does not answer"
             return None
         if version in (None, current):
             self.refused = None

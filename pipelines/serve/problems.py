@@ -16,7 +16,8 @@ from xnemo.errors import XNeMoError
 from xnemo_platform.database import StoreAway
 from xnemo_platform.errors import PlatformError
 
-PATH = re.compile(r"(?<![\w:/.])(?:[a-z][a-z0-9+]*://|/)[^\s:;,()'\"]*/([^\s/:;,()'\"]*)")
+PATH = re.compile(r"(?<![\w:/.])/[^\s:;,()'\"]*/([^\s/:;,()'\"]*)")
+ADDRESS = re.compile(r"[a-z][a-z0-9+.]*://[^\s,;()'\"]*?([^\s/,;()'\":]*)(?=:?[\s,;()'\"]|:?$)")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def install(app: FastAPI) -> None:
 
 def without_paths(text: str) -> str:
     """The text with file names for paths and addresses: where things lie is nobody's business."""
-    return PATH.sub(r"\1", text)
+    return PATH.sub(r"\1", ADDRESS.sub(r"\1", text))
 
 
 def sentence(error: RequestValidationError) -> str:

@@ -109,3 +109,13 @@ def test_the_reason_shows_no_path(client: TestClient, tmp_path: Path) -> None:
         assert time.monotonic() < end
         card = shown(client, refused=True)
     assert str(tmp_path.parts[1]) + "/" not in card["refused"]["reason"]
+
+
+def test_while_mlflow_is_away_the_service_works_and_says_so(
+    client: TestClient, portrait: Path, driving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XNEMO_TRACKING_URI", "http://127.0.0.1:9")
+    card = shown(client, version="2", alias_not_checked=True)
+    assert "127.0.0.1" not in card["alias_not_checked"]
+    sent = {"portrait": portrait.read_bytes(), "driving": driving.read_bytes()}
+    done(client, client.post("/v1/animations", files=sent, data={"steps": "1"}).json())

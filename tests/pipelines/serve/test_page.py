@@ -130,6 +130,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, served: str, tm
     for theme in ("light", "dark"):
         page.js(f"document.documentElement.dataset.theme = '{theme}'")
         assert page.js("document.documentElement.scrollWidth") <= 375
+        page.js("Promise.all(document.getAnimations().map(each => each.finished)).then(() => 0)")
         page.picture(tmp_path / f"phone-{theme}.png")
     page.size(1100, 900)
 

@@ -1,5 +1,6 @@
 """Nothing accepted is lost: a job goes on at its last finished window, wherever its files lie, with the same video."""
 
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipelines.serve.engine import Engine
 from pipelines.serve.routes import create
 from pipelines.serve.scheduler import Request, Scheduler
 from tests.pipelines.serve.test_scheduler import ask
+from tests.postgres import postgres
 from xnemo.media.video import read_frames, write_video
 from xnemo.model import XNeMo
 from xnemo_platform import storage
@@ -155,3 +157,32 @@ def test_a_job_taken_over_begins_where_it_was_and_ends_with_the_same_video(
         assert (part.status_code, part.content) == (206, b"ftyp")
         left = storage.list_files(storage.join(own.storage_uri, "jobs", broken["id"]))
         assert not [name for name in left if name.startswith("kept")]
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_job_store_that_is_away_for_a_while_loses_no_job(
+    config: ServeConfig, portrait: Path, driving: Path, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        Path(place).chmod(0o755)
+        with postgres(Path(place, "pg")) as server:
+            own = config.model_copy(update={"folder": str(tmp_path), "store": server.url})
+            engine = Engine(own)
+            engine.start()
+            with TestClient(create(own), raise_server_exceptions=False) as client:
+                sent = {"portrait": portrait.read_bytes(), "driving": driving.read_bytes()}
+                job = client.post("/v1/animations", files=sent, data={"steps": "60"}).json()
+                until(engine.store, job["id"], 1)
+                server.stop()
+                away = client.get(job["links"]["self"])
+                assert (away.status_code, away.headers["retry-after"]) == (503, "5")
+                assert client.post("/v1/animations", files=sent).status_code == 503
+                time.sleep(2)
+                server.start()
+                end = time.monotonic() + 120
+                while (state := client.get(job["links"]["self"]).json())["state"] != "done":
+                    assert time.monotonic() < end, state
+                    time.sleep(0.1)
+                assert engine.store.get(job["id"]).attempts == 1
+            engine.stop()
