@@ -125,6 +125,11 @@ def start(config: ServeConfig) -> str:
 def stop() -> None:
     """Take the service down; unfinished jobs stay in the queue for its next start."""
     serve.shutdown()
+    end = time.monotonic() + ASK_S  # a controller that is still going would take the next service's proxies with it
+    while time.monotonic() < end and any(
+        actor["namespace"] == "serve" for actor in ray.util.list_named_actors(all_namespaces=True)
+    ):
+        time.sleep(0.1)
 
 
 def _running_port() -> int | None:
