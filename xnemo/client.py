@@ -16,15 +16,19 @@ from xnemo.errors import XNeMoError
 ENDED = {"done", "failed", "cancelled"}
 POLL_S = 0.5
 TIMEOUT_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Client:
-    """Talks to one service. Raises XNeMoError with the service's own sentence."""
+    """Talks to one service, with a bearer key where it asks for one. Raises XNeMoError with the service's own
+    sentence."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         import requests
 
         self.url, self.session = url.rstrip("/"), requests.Session()
+        if key:
+            self.session.headers["Authorization"] = f"Bearer {key}"
 
     def animate(
         self,
@@ -54,9 +58,10 @@ class Client:
     def finish(
         self, job: Mapping[str, Any], progress: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
-        """Wait until the job has ended; its last state. A failed one raises with its reason."""
+        """Wait until the job has ended; its last state. A failed one raises with its reason. A service that does not
+        answer for a while, as when it is restarted, is waited for."""
         while True:
-            state = dict(self._call("GET", job["links"]["self"]).json())
+            state = dict(self._call("GET", job["links"]["state"], patience_s=PATIENCE_S).json())
             if progress:
                 progress(state)
             if state["state"] == "done":
@@ -76,14 +81,20 @@ class Client:
                 file.write(chunk)
         return partial.replace(path)
 
-    def _call(self, method: str, path: str, **options: Any) -> Any:
+    def _call(self, method: str, path: str, patience_s: float = 0.0, **options: Any) -> Any:
         import requests
 
-        url = path if "://" in path else self.url + path
-        try:
-            answer = self.session.request(method, url, timeout=TIMEOUT_S, **options)
-        except requests.RequestException as error:
-            raise XNeMoError(f"{self.url} does not answer ({type(error).__name__}): is the service running?") from None
+        url, end = path if "://" in path else self.url + path, time.monotonic() + patience_s
+        while True:
+            try:
+                answer = self.session.request(method, url, timeout=TIMEOUT_S, **options)
+                if answer.status_code < 500 or time.monotonic() > end:
+                    break
+            except requests.RequestException as error:
+                if time.monotonic() > end:
+                    said = f"{self.url} does not answer ({type(error).__name__}): is the service running?"
+                    raise XNeMoError(said) from None
+            time.sleep(POLL_S)
         if not answer.ok:
             try:
                 said = answer.json().get("detail") or answer.reason

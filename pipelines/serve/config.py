@@ -22,6 +22,11 @@ class Limits(Config):
     steps: int = Field(default=100, gt=0)
     queue: int = Field(default=16, gt=0)
     """Jobs that may wait; one more is answered 429."""
+    unfinished: int = Field(default=8, gt=0)
+    """Jobs of one key that may wait or run."""
+    per_minute: int = Field(default=30, gt=0)
+    """Works that one key may ask for in a minute, where the key itself does not say."""
+    per_day: int = Field(default=1000, gt=0)
     idle_s: float = Field(default=30, gt=0)
     """An upload that brings nothing for so long is given up (408)."""
     upload_s: float = Field(default=600, gt=0)
@@ -41,9 +46,14 @@ class ServeConfig(Config):
     port: int = Field(default=8000, ge=0, le=65535)
     """0 takes a free one."""
     folder: str = Field(default_factory=lambda: str(settings().home / "serve"))
-    """Uploads and results."""
+    """Folder of this machine: the sqlite job store, and uploads on their way."""
+    storage: str | None = None
+    """URI of inputs, finished windows and results, such as s3://bucket/serve; default: `folder`."""
     store: str | None = None
-    """SQLAlchemy URL of the job store; default: sqlite in `folder`."""
+    """Job store and keys: sqlite:///<file> or postgresql://<user>@<host>/<database>; default: sqlite in `folder`.
+    Replicas on several machines need Postgres and a `storage` that all of them reach."""
+    require_key: bool = False
+    """Every call below /v1 needs a bearer key (`xnemo serve --add-key NAME`)."""
     samples: str | None = None
     """Folder with portraits/ and driving/ that the page offers to try."""
     device: str = "auto"
@@ -59,6 +69,14 @@ class ServeConfig(Config):
     gpus: float = Field(default=0.0, ge=0)
     keep_hours: float = Field(default=24, gt=0)
     """Ended jobs and their files are removed after so long."""
+    audit_days: float = Field(default=90, gt=0)
+    """Lines of the audit log are removed after so long."""
+    save_s: float = Field(default=1.0, ge=0)
+    """Finished windows are stored at least this often; 0: each as it comes."""
+    lease_s: float = Field(default=20.0, gt=1)
+    """An engine that is silent for so long loses its jobs to the others."""
+    alias_s: float = Field(default=30.0, gt=0)
+    """How often MLflow is asked whether the model's alias means another version."""
     limits: Limits = Limits()
 
     def media_limits(self) -> MediaLimits:
@@ -73,7 +91,11 @@ class ServeConfig(Config):
 
     @property
     def store_url(self) -> str:
-        return self.store or f"sqlite:///{self.folder}/jobs.db"
+        return self.store or f"sqlite:///{self.folder}/service.db"
+
+    @property
+    def storage_uri(self) -> str:
+        return self.storage or self.folder
 
 
 class AnimationOptions(BaseModel):

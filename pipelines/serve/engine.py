@@ -1,8 +1,9 @@
 """The worker behind the service: takes jobs from the store, does them, and writes what came of them.
 
 Threads: the heart claims jobs, keeps their leases and sees cancellations; media threads read uploads and write
-results, each with its own decoding process; the device thread alone runs the denoiser, over all requests at once
-(`scheduler`). Whatever dies, the job store hands the job to the next engine.
+results (`studio`); the device thread alone runs the denoiser, over all requests at once (`scheduler`); one thread
+stores finished windows (`saved`), one watches the model's alias (`alias`). Whatever dies, the job store hands the job
+to the next engine, which goes on where this one was.
 """
 
 import logging
@@ -12,63 +13,32 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import torch
-
-from pipelines.serve import media, motions
-from pipelines.serve.config import AnimationOptions, InterpolateOptions, MotionOptions, OutpaintOptions, ServeConfig
+from pipelines.serve import meters, saved
+from pipelines.serve.alias import AliasWatch
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.files import JobFiles
 from pipelines.serve.loaded import Loaded, load
-from pipelines.serve.scheduler import Request, Scheduler
-from xnemo.animation import decode, encode_faces, encode_portrait, motion_tokens, noise
-from xnemo.clip import save_frames
+from pipelines.serve.problems import without_paths
+from pipelines.serve.studio import DENOISED, PREPARED, Studio, Work
 from xnemo.errors import XNeMoError
-from xnemo.prepare import Portrait
-from xnemo.tokens.motion_file import Motion, load_motion, save_motion
+from xnemo_platform import storage
+from xnemo_platform.access import Access
+from xnemo_platform.database import StoreAway
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.jobstore import Job, JobLost, JobStore, new_id
-from xnemo_platform.sandbox import Limits as SandboxLimits
-from xnemo_platform.sandbox import Sandbox
+from xnemo_platform.jobstore import JobLost, JobStore, new_id
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-LEASE_S = 20.0
 POLL_S = 0.05
 BEAT_S = 0.5
-PREPARED, DENOISED = 0.1, 0.9  # share of the progress bar behind us when denoising begins and ends
-
-
-@dataclass(eq=False)
-class Work:
-    """One job in hand."""
-
-    job: Job
-    started: float = field(default_factory=time.monotonic)
-    progress: float = 0.0
-    lost: bool = False
-    request: Request | None = None
-    motion: Motion | None = None
-    audio: Path | None = None
-
-    def folder(self, config: ServeConfig) -> Path:
-        return Path(config.folder, "jobs", self.job.id)
-
-    def at(self, progress: float) -> None:
-        """Note how far the job is; raises JobLost if it was cancelled or taken over."""
-        if self.lost:
-            raise JobLost(f"job {self.job.id} was cancelled or taken over.")
-        self.progress = max(self.progress, progress)
-
-    def eta_s(self) -> float | None:
-        """Seconds left, at the pace so far; None until the denoiser has shown its pace."""
-        if self.progress <= PREPARED:
-            return None
-        return round((time.monotonic() - self.started) * (1 - self.progress) / self.progress, 1)
+SWEEP_S = 60.0
 
 
 class Engine:
@@ -77,46 +47,66 @@ class Engine:
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
         self.name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:6]}"
-        Path(config.folder, "jobs").mkdir(parents=True, exist_ok=True)
+        Path(config.folder).mkdir(parents=True, exist_ok=True)
         self.store = JobStore(config.store_url)
+        self.files = JobFiles(config.storage_uri, Path(config.folder, "scratch"))
+        self.studio = Studio(config, self.files)
         self._works: dict[str, Work] = {}
         self._joining: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
-        self._sandboxes = threading.local()
-        self._pool = ThreadPoolExecutor(config.media_workers, thread_name_prefix="media")
-        self.loaded: Loaded
-        self.scheduler: Scheduler
+        self._media = ThreadPoolExecutor(config.media_workers, thread_name_prefix="media")
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
+        self._alias = AliasWatch(config)
+        self._orphans: set[str] = set()
+        self._loaded: list[Loaded] = []
+
+    @property
+    def loaded(self) -> Loaded:
+        """The networks that new jobs begin with; older ones in the list finish what they began."""
+        return self._loaded[-1]
 
     def start(self) -> None:
         """Load and warm up the model, then work in the background. Raises PlatformError or XNeMoError."""
         self.store.beat(self.name, "loading", {"model": self.config.model})
-        warm = [self._pool.submit(self._warm_sandbox) for _ in range(self.config.media_workers)]
-        self.loaded = load(self.config)
-        self.scheduler = Scheduler(self.loaded.model, self.config.windows_per_batch)
-        self._warm_up()
+        warm = [self._media.submit(self.studio.warm) for _ in range(self.config.media_workers)]
+        self._loaded = [load(self.config)]
         for future in warm:
             future.result()
         self._beat()
-        for target in (self._heart, self._device):
+        watch = [self._watch] if self._alias.alias else []
+        for target in (self._heart, self._device, *watch):
             thread = threading.Thread(target=target, name=target.__name__, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Stop between two steps; unfinished jobs go back to the queue."""
+        """Stop between two steps; unfinished jobs go back to the queue with what is finished of them."""
         self._stop.set()
-        for work in list(self._works.values()):
-            work.lost = True
-            self.store.release(work.job)
         for thread in self._threads:
             thread.join(60)
-        self._pool.shutdown(cancel_futures=True)
-        self.store.retire(self.name)
+        for work in list(self._works.values()):
+            work.lost = True
+            if work.request is not None and (portion := saved.take(work.request)):
+                self._keep(work, portion)
+            with suppress(StoreAway):  # its lease will run out instead
+                self.store.release(work.job)
+        self._media.shutdown(cancel_futures=True)
+        self._keeper.shutdown()
+        with suppress(StoreAway):
+            self.store.retire(self.name)
         self.store.close()
 
     def healthy(self) -> bool:
         return all(thread.is_alive() for thread in self._threads)
+
+    def in_hand(self) -> float:
+        """The jobs that are worked on here, as a share of what an engine takes."""
+        return len(self._works) / self.config.active
+
+    def backlog(self) -> float:
+        """The jobs that wait for any engine and those in hand here, in engines' worth of work."""
+        return self.store.counts().get("queued", 0) / self.config.active + self.in_hand()
 
     # -- the heart: what happens by the clock ---------------------------------------------------------------
 
@@ -130,25 +120,31 @@ class Engine:
                     beat = time.monotonic()
                     self._publish()
                     self._beat()
-                if time.monotonic() - sweep > 60.0:
+                if time.monotonic() - sweep > SWEEP_S:
                     sweep = time.monotonic()
-                    self._sweep()
-            except Exception:  # the store may be away for a while
-                log.exception("the job store cannot be used; trying again")
+                    self.sweep()
+            except StoreAway as error:
+                log.warning("%s Trying again.", error)
+                self._stop.wait(1.0)
+            except Exception:
+                log.exception("the heart stumbled; going on")
                 self._stop.wait(1.0)
 
     def _claim(self) -> None:
         if len(self._works) >= self.config.active:
             return
-        job = self.store.claim(self.name, lease_s=LEASE_S)
+        job = self.store.claim(self.name, lease_s=self.config.lease_s)
         if job is not None:
-            work = self._works[job.id] = Work(job)
-            self._pool.submit(self._guarded, work, self._begin)
+            if job.fence == 1:
+                meters.observe("queue_wait_seconds", max(0.0, time.time() - job.created))
+            work = self._works[job.id] = Work(job, self.loaded)
+            self._media.submit(self._guarded, work, self._begin)
 
     def _see_cancellations(self) -> None:
-        for work in list(self._works.values()):
-            record = self.store.find(work.job.id)
-            work.lost = record is None or record.fence != work.job.fence
+        works = list(self._works.values())
+        fences = self.store.fences([work.job.id for work in works]) if works else {}
+        for work in works:
+            work.lost = fences.get(work.job.id) != work.job.fence
 
     def _publish(self) -> None:
         for work in list(self._works.values()):
@@ -158,214 +154,168 @@ class Engine:
                 work.progress = PREPARED + (DENOISED - PREPARED) * request.done_windows / request.all_windows
             stage = "preparing" if request is None else "finishing" if request.finished else "denoising"
             state = "preparing" if request is None else "running"
+            told = {"state": state, "stage": stage, "progress": work.progress, "eta_s": work.eta_s(), **units}
             try:
-                work.job = self.store.update(
-                    work.job,
-                    lease_s=LEASE_S,
-                    state=state,
-                    stage=stage,
-                    progress=work.progress,
-                    eta_s=work.eta_s(),
-                    **units,
-                )
+                self.store.update(work.job, lease_s=self.config.lease_s, **told)
             except JobLost:
                 work.lost = True
 
     def _beat(self) -> None:
-        self.store.beat(self.name, "ready", self.loaded.card())
+        draining = [loaded.version or loaded.name for loaded in self._loaded[:-1]]
+        more = {"draining": draining} if draining else {}
+        self.store.beat(self.name, "ready", self.loaded.card() | self._alias.card() | more)
+        meters.show("queue_length", self.store.counts().get("queued", 0))
+        meters.show("active_jobs", len(self._works))
 
-    def _sweep(self) -> None:
-        """Forget what ended long ago, with its files."""
-        for job in self.store.ended_before(time.time() - 3600 * self.config.keep_hours):
-            shutil.rmtree(Path(self.config.folder, "jobs", job.id), ignore_errors=True)
+    def sweep(self) -> None:
+        """Forget what ended long ago with its files, files that belong to no job, and old lines of the audit log."""
+        now = time.time()
+        for job in self.store.ended_before(now - 3600 * self.config.keep_hours):
+            self.files.remove(job.id)
             self.store.delete(job.id)
+        there = self.files.jobs()
+        strays = there - self.store.fences(there).keys()
+        for job_id in strays & self._orphans:  # twice without a job: not one that is just being accepted
+            self.files.remove(job_id)
+        self._orphans = strays
+        for folder in self.files.scratch.iterdir():
+            if now - folder.stat().st_mtime > self.config.limits.upload_s + 3600 and folder.name not in self._works:
+                shutil.rmtree(folder, ignore_errors=True)
+        access = Access(self.config.store_url)
+        access.forget_before(now - 86400 * self.config.audit_days)
+        access.close()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.config.alias_s):
+            fresh = self._alias.newer(self.loaded.version)
+            if fresh is not None:
+                self._loaded = [*self._loaded, fresh]
 
     # -- media threads: before and after the denoiser -------------------------------------------------------
 
-    def _guarded(self, work: Work, step: Any) -> None:
+    def _guarded(self, work: Work, step: Callable[[Work], None]) -> None:
         """Run one step of a job; whatever goes wrong in it ends this job only."""
         try:
             step(work)
         except JobLost:
             self._forget(work)
+        except StoreAway:  # we are stopping; its lease runs out, and another goes on with it
+            self._forget(work)
         except (XNeMoError, PlatformError) as error:
-            self._fail(work, str(error))
+            self._fail(work, without_paths(str(error)))
         except Exception:
             log.exception("job %s failed", work.job.id)
             self._fail(work, "an internal error; the operator finds the cause in the log under this id.")
 
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Call until the job store answers."""
+        while True:
+            try:
+                return call()
+            except StoreAway:
+                if self._stop.wait(1.0):
+                    raise
+
     def _fail(self, work: Work, sentence: str) -> None:
         try:
-            self.store.fail(work.job, sentence)
-        except JobLost:
+            self._patiently(lambda: self.store.fail(work.job, sentence))
+            meters.count("jobs", kind=work.job.kind, state="failed")
+        except (JobLost, StoreAway):
             pass
         finally:
             self._forget(work)
 
     def _finish(self, work: Work, result: dict[str, Any]) -> None:
-        self.store.finish(
-            work.job, result | {"model": self.loaded.exact_name, "seconds": round(time.monotonic() - work.started, 2)}
-        )
+        facts = {"model": work.loaded.exact_name, "seconds": round(time.monotonic() - work.started, 2)}
+        self._patiently(lambda: self.store.finish(work.job, result | facts))
+        meters.count("jobs", kind=work.job.kind, state="done")
+        if work.job.kind == "animation":
+            meters.count("frames", by=float(result["frames"]))
+            self._keeper.submit(storage.remove, self.studio.kept(work))
         self._forget(work)
 
     def _forget(self, work: Work) -> None:
-        self._works.pop(work.job.id, None)
+        if self._works.get(work.job.id) is work:
+            del self._works[work.job.id]
+        self.studio.clear(work)
 
     def _begin(self, work: Work) -> None:
-        kind = work.job.kind
-        if kind == "animation":
-            self._begin_animation(work)
+        if work.job.kind != "animation":
+            self._finish(work, self.studio.reuse(work))
             return
-        if kind == "motion":
-            motion = self._read_motion(work, MotionOptions(**work.job.options))
-        elif kind == "outpaint":
-            motion = motions.continued(self.loaded, work.job.inputs["motion"], OutpaintOptions(**work.job.options))
-        else:
-            motion = motions.blended(work.job.inputs, InterpolateOptions(**work.job.options))
-        path = save_motion(motion, work.folder(self.config) / "motion.safetensors")
-        self._finish(work, {"motion": str(path), "frames": len(motion), "fps": motion.fps})
-
-    def _begin_animation(self, work: Work) -> None:
-        options, config = AnimationOptions(**work.job.options), self.loaded.model.config
-        crops = media.ask(
-            self._sandbox(),
-            "portrait",
-            media.portrait_crops,
-            Path(work.job.inputs["portrait"]),
-            config,
-            options.face,
-            self.config.media_limits(),
-        )
-        work.at(0.02)
-        if "motion" in work.job.inputs:
-            work.motion = load_motion(work.job.inputs["motion"], model=self.loaded.digest)
-        else:
-            work.motion = self._read_motion(
-                work, MotionOptions(head_motion=options.head_motion, start=options.start, end=options.end)
-            )
-        reference = encode_portrait(self.loaded.model, Portrait(**crops))
-        tokens = motion_tokens(self.loaded.model, work.motion)
-        first = noise(self.loaded.model, len(work.motion), options.seed)
-        work.at(PREPARED)
-        own = self.loaded.model.config.guidance_scale
-        scale = own if options.guidance_scale is None else options.guidance_scale
-        work.request = self.scheduler.prepare(work.job.id, reference, tokens, first, options.steps, scale)
-        work.job = self.store.update(work.job, lease_s=LEASE_S, state="running", stage="denoising", progress=PREPARED)
+        request = self.studio.prepare(work)
+        work.request, work.saved_at = request, time.monotonic()
+        if request.finished:
+            self._end(work)
+            return
         self._joining.put(work)
         self._wake.set()
 
-    def _read_motion(self, work: Work, options: MotionOptions) -> Motion:
-        path, size = Path(work.job.inputs["driving"]), self.loaded.model.config.motion_encoder.image_size
-        seen = media.ask(
-            self._sandbox(),
-            "driving video",
-            media.driving_crops,
-            path,
-            size,
-            options.head_motion,
-            options.start,
-            options.end,
-            options.fps,
-            self.config.media_limits(),
-        )
-        work.audio = path if seen["has_audio"] else None
-        work.at(0.05)
-        faces = seen["faces"]
-        batches = (faces[at : at + 32] for at in range(0, len(faces), 32))
-        motion = encode_faces(
-            self.loaded.model,
-            batches,
-            seen["f_rts"],
-            seen["fps"],
-            lambda _, done, total: work.at(0.05 + 0.05 * done / total),
-        )
-        return replace(motion, model=self.loaded.digest)
+    def _end(self, work: Work) -> None:
+        self._finish(work, self.studio.render(work))
 
-    def _render(self, work: Work) -> None:
-        """Latents to a video file."""
-        options, request, motion = AnimationOptions(**work.job.options), work.request, work.motion
-        assert request is not None
-        assert motion is not None
-        path = work.folder(self.config) / f"result-{work.job.fence}.mp4"
-        save_frames(
-            path,
-            self._frames(work, request),
-            motion.fps,
-            audio=work.audio,
-            audio_start=options.start,
-            model=self.loaded.exact_name,
-            label=options.label,
-        )
-        self._finish(work, {"video": str(path), "frames": len(motion), "fps": motion.fps})
-
-    def _frames(self, work: Work, request: Request) -> Iterator[np.ndarray]:
-        count = 0
-        for frames in decode(self.loaded.model, request.latents):
-            count += len(frames)
-            work.at(DENOISED + (1 - DENOISED) * count / request.latents.shape[2])
-            yield from frames
-
-    def _sandbox(self) -> Sandbox:
-        """This thread's decoding process."""
-        if not hasattr(self._sandboxes, "own"):
-            self._sandboxes.own = Sandbox(SandboxLimits(seconds=300))
-        sandbox: Sandbox = self._sandboxes.own
-        return sandbox
-
-    def _warm_sandbox(self) -> None:
-        outcome = self._sandbox().call(media.warm)
-        if outcome.kind != "ok":
-            raise PlatformError(f"the decoding process does not start: {outcome.message}")
+    def _keep(self, work: Work, portion: saved.Portion) -> None:
+        """Store finished windows; where that fails the job goes on, and would lose them with this engine."""
+        try:
+            saved.write(self.studio.kept(work), portion)
+        except PlatformError as error:
+            log.warning("finished windows of job %s cannot be stored: %s", work.job.id, error)
 
     # -- the device thread ----------------------------------------------------------------------------------
 
     def _device(self) -> None:
         while not self._stop.is_set():
             self._join_and_leave()
-            try:
-                finished = self.scheduler.advance()
-            except Exception:
-                log.exception("a denoising step failed; its requests are given up")
-                self._give_up()
-                continue
-            for request in finished:
-                work = self._works.get(request.id)
-                if work is not None:
-                    self._pool.submit(self._guarded, work, self._render)
-            if not self.scheduler.requests:
+            for loaded in self._loaded:
+                self._advance(loaded)
+            if len(self._loaded) > 1:
+                used = {id(work.loaded) for work in list(self._works.values())}
+                self._loaded = [each for each in self._loaded if each is self.loaded or id(each) in used]
+            if not any(loaded.scheduler.requests for loaded in self._loaded):
                 self._wake.wait(POLL_S)
                 self._wake.clear()
+
+    def _advance(self, loaded: Loaded) -> None:
+        if not loaded.scheduler.requests:
+            return
+        began = time.perf_counter()
+        try:
+            finished = loaded.scheduler.advance()
+        except Exception:
+            log.exception("a denoising step failed; its requests are given up")
+            self._give_up(loaded)
+            return
+        meters.observe("step_seconds", time.perf_counter() - began)
+        meters.observe("batch_windows", loaded.scheduler.last_batch)
+        self._keep_finished_windows()
+        for request in finished:
+            work = self._works.get(request.id)
+            if work is not None and work.request is request:
+                self._media.submit(self._guarded, work, self._end)
+
+    def _keep_finished_windows(self) -> None:
+        now = time.monotonic()
+        for work in list(self._works.values()):
+            due = now - work.saved_at >= self.config.save_s
+            if due and work.request is not None and (portion := saved.take(work.request)):
+                work.saved_at = now
+                self._keeper.submit(self._keep, work, portion)
 
     def _join_and_leave(self) -> None:
         while not self._joining.empty():
             work = self._joining.get()
             if work.request is not None:
-                self.scheduler.join(work.request)
-        for request in list(self.scheduler.requests):
-            work_or_none = self._works.get(request.id)
-            if work_or_none is None or work_or_none.lost:
-                self.scheduler.leave(request.id)
-                self._works.pop(request.id, None)
+                work.loaded.scheduler.join(work.request)
+        for loaded in self._loaded:
+            for request in list(loaded.scheduler.requests):
+                holder = self._works.get(request.id)
+                if holder is None or holder.lost or holder.request is not request:
+                    loaded.scheduler.leave(request.id)
+                    if holder is not None and holder.request is request:
+                        self._forget(holder)
 
-    def _give_up(self) -> None:
-        for request in list(self.scheduler.requests):
-            self.scheduler.leave(request.id)
+    def _give_up(self, loaded: Loaded) -> None:
+        for request in list(loaded.scheduler.requests):
+            loaded.scheduler.leave(request.id)
             if request.id in self._works:
                 self._fail(self._works[request.id], "an internal error in the networks; the log says more.")
-
-    def _warm_up(self) -> None:
-        """One step of one clip: the first request must not pay for lazy initialisation, and weights that give NaN
-        must never take traffic."""
-        model, side = self.loaded.model, self.loaded.model.config
-        blank = np.zeros((side.image_size, side.image_size, 3), np.uint8)
-        face = np.zeros((side.motion_encoder.image_size, side.motion_encoder.image_size, 3), np.uint8)
-        reference = encode_portrait(model, Portrait(np.zeros(4), blank, face, (1, 1)))
-        motion = encode_faces(model, [np.stack([face, face])], np.array([[0, 0, 1.0]] * 2, np.float32), 25.0)
-        request = self.scheduler.prepare("warm-up", reference, motion_tokens(model, motion), noise(model, 2, 0), 1, 2.0)
-        self.scheduler.join(request)
-        while not request.finished:
-            self.scheduler.advance()
-        for _ in decode(model, request.latents):
-            pass
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()

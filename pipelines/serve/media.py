@@ -23,8 +23,10 @@ _STOPPED = {
 
 def ask(sandbox: Sandbox, what: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function of this module in the child. `what` names the file in the error. Raises XNeMoError for what the
-    user can mend."""
+    user can mend. A child that dies is given a second chance: it may have been killed from outside."""
     outcome = sandbox.call(function, *args)
+    if outcome.kind == "killed":
+        outcome = sandbox.call(function, *args)
     if outcome.kind == "ok":
         return outcome.value
     if outcome.kind == "error" and outcome.error in ("XNeMoError", "MediaError"):
@@ -45,6 +47,13 @@ def check(portrait: Path | None, driving: Path | None, limits: Limits) -> None:
         from xnemo.media.video import probe
 
         probe(driving, limits)
+
+
+def has_sound(path: Path, limits: Limits) -> bool:
+    """Whether the video has a sound track."""
+    from xnemo.media.video import probe
+
+    return bool(probe(path, limits).has_audio)
 
 
 def portrait_crops(path: Path, config: ModelConfig, face: int | None, limits: Limits) -> dict[str, Any]:

@@ -1,28 +1,36 @@
-"""The web page: one self-contained HTML file, and the samples it offers to try."""
+"""The web page (web/), which needs nothing from elsewhere, and the samples it offers to try."""
 
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.problems import Problem
 
+PARTS = ("page.css", "page.js", "api.js", "camera.js", "motions.js")
 KINDS = {"portraits": {".png", ".jpg", ".jpeg", ".webp"}, "driving": {".mp4", ".webm", ".mov"}}
 POLICY = (
-    "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 
 def install(app: FastAPI, config: ServeConfig) -> None:
     """Add the page at `/` and the samples below `/samples`."""
-    html = files("pipelines.serve").joinpath("page.html").read_text(encoding="utf-8")
+    web = files("pipelines.serve").joinpath("web")
+    html = web.joinpath("index.html").read_text(encoding="utf-8")
+    parts = {name: web.joinpath(name).read_text(encoding="utf-8") for name in PARTS}
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> HTMLResponse:
         return HTMLResponse(html, headers={"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"})
+
+    for name, text in parts.items():
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        app.add_api_route(f"/{name}", partial(_part, text, kind), include_in_schema=False)
 
     @app.get("/samples", include_in_schema=False)
     def samples() -> dict[str, list[str]]:
@@ -34,6 +42,10 @@ def install(app: FastAPI, config: ServeConfig) -> None:
             if path.name == name:
                 return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
         raise Problem(404, "there is no such sample.")
+
+
+def _part(text: str, kind: str) -> Response:
+    return Response(text, media_type=kind, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"})
 
 
 def _listed(config: ServeConfig, kind: str) -> list[Path]:

@@ -1,6 +1,8 @@
 """Errors as RFC 9457 problem details: one clear sentence, never a path or a trace."""
 
+import errno
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -9,8 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from pipelines.serve import meters
 from xnemo.errors import XNeMoError
+from xnemo_platform.database import StoreAway
+from xnemo_platform.errors import PlatformError
 
+PATH = re.compile(r"(?<![\w:/.])/[^\s:;,()'\"]*/([^\s/:;,()'\"]*)")
+ADDRESS = re.compile(r"[a-z][a-z0-9+.]*://[^\s,;()'\"]*?([^\s/,;()'\":]*)(?=:?[\s,;()'\"]|:?$)")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 log = logging.getLogger(__name__)
 
 
@@ -24,7 +32,8 @@ class Problem(Exception):
 
 def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A problem+json response."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    said = detail.encode("utf-8", "replace").decode()  # what a client sent may be quoted in it
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": said}
     return JSONResponse(body, status, dict(headers or {}), media_type="application/problem+json")
 
 
@@ -33,6 +42,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, error: Problem) -> JSONResponse:
+        meters.count("rejects", reason=HTTPStatus(error.status).phrase.lower().replace(" ", "_"))
         return answer(error.status, error.detail, error.headers)
 
     @app.exception_handler(HTTPException)
@@ -45,12 +55,33 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(XNeMoError)
     async def _user(_: Request, error: XNeMoError) -> JSONResponse:
-        return answer(422, str(error))
+        return answer(422, without_paths(str(error)))
+
+    @app.exception_handler(StoreAway)
+    async def _away(_: Request, error: StoreAway) -> JSONResponse:
+        log.error("%s", error)
+        return answer(503, "the job store does not answer at the moment; try again.", {"Retry-After": "5"})
+
+    @app.exception_handler(PlatformError)
+    @app.exception_handler(OSError)
+    async def _storage(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s failed: %s", request.method, request.url.path, error)
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return answer(
+                507, "the service has no room for this at the moment; try again later.", {"Retry-After": "60"}
+            )
+        return answer(503, "the service cannot do this at the moment; try again later.", {"Retry-After": "10"})
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return answer(500, "an internal error; the operator finds the cause in the log.")
+
+
+def without_paths(text: str) -> str:
+    """The text with file names for paths and addresses: where things lie is nobody's business."""
+    return PATH.sub(r"\1", ADDRESS.sub(r"\1", text))
 
 
 def sentence(error: RequestValidationError) -> str:

@@ -34,7 +34,11 @@ class Request:
     windows: list[Window]
     step: int = 0
     waiting: deque[Window] = field(default_factory=deque)
-    done_windows: int = 0
+    received: list[Tensor] = field(default_factory=list)
+    """Predictions of this step, in the order of its windows."""
+    saved_step: int = 0
+    saved_windows: int = 0
+    """How far the windows are stored (`saved`)."""
     total: Tensor = field(init=False)
     weight: Tensor = field(init=False)
 
@@ -46,6 +50,10 @@ class Request:
         return self.step == len(self.times)
 
     @property
+    def done_windows(self) -> int:
+        return self.step * len(self.windows) + len(self.received)
+
+    @property
     def all_windows(self) -> int:
         return len(self.times) * len(self.windows)
 
@@ -54,20 +62,33 @@ class Request:
         return len(self.windows[0].frames)
 
     def receive(self, window: Window, prediction: Tensor, schedule: Schedule) -> None:
-        """Take in the guided prediction [1,C,f,h,w] of one window; the last of a step moves the latents on."""
+        """Take in the guided prediction [1,C,f,h,w] of one window; the last of a step moves the latents on. Windows
+        come in their order."""
         ids, weights = window.frames.to(self.latents.device), window.weights.to(self.latents)
         self.total[:, :, ids] += prediction.to(self.latents) * weights.view(-1, 1, 1)
         self.weight[ids] += weights
-        self.done_windows += 1
-        if self.done_windows % len(self.windows):
+        self.received.append(prediction)
+        if len(self.received) < len(self.windows):
             return
         before = [*self.times, -1][self.step + 1]
         mean = self.total / self.weight.view(-1, 1, 1)
         self.latents = schedule.ddim_step(mean, self.times[self.step], before, self.latents)
-        self.step += 1
+        self.resume(self.step + 1, self.latents)
+
+    def resume(self, step: int, latents: Tensor) -> None:
+        """Go on at the beginning of a step, with its latents."""
+        self.step, self.latents = step, latents
         self._begin_step()
 
+    def replay(self, predictions: Tensor, schedule: Schedule) -> bool:
+        """Take in predictions [n,C,f,h,w] of the next windows that were made before; False if they do not fit."""
+        fits = len(predictions) <= len(self.waiting) and predictions.shape[2] == self.window_length
+        for prediction in predictions.split(1) if fits else ():
+            self.receive(self.waiting.popleft(), prediction, schedule)
+        return fits
+
     def _begin_step(self) -> None:
+        self.received = []
         self.total, self.weight = torch.zeros_like(self.latents), self.latents.new_zeros(self.latents.shape[2])
         self.waiting = deque() if self.finished else deque(self.windows)
 
@@ -79,6 +100,7 @@ class Scheduler:
         self.model, self.size = model, windows_per_batch
         self.schedule = Schedule(model.config.schedule)
         self.requests: deque[Request] = deque()
+        self.last_batch = 0
 
     @torch.no_grad()
     def prepare(
@@ -105,6 +127,7 @@ class Scheduler:
     def advance(self) -> list[Request]:
         """One call of the network; returns the requests that it finished (they have left)."""
         batch = self._next_batch()
+        self.last_batch = len(batch)
         if not batch:
             return []
         latents = torch.cat([request.latents[:, :, window.frames] for request, window in batch])

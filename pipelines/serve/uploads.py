@@ -32,34 +32,57 @@ class Received:
 async def receive(request: Request, folder: Path, roles: set[str], limits: Limits) -> Received:
     """Read the form; files named in `roles` land in `folder` under their role's name, whatever the client called them.
 
-    Raises Problem: 400, 408, 413, 415.
+    Raises Problem: 400, 408, 413, 415; OSError when there is no room.
     """
-    caps = {"portrait": limits.portrait_mb, "driving": limits.driving_mb}
-    total = int(sum(caps[role] for role in roles) * 2**20) + FIELDS * FIELD_BYTES + 65536
+    caps = {role: int({"portrait": limits.portrait_mb, "driving": limits.driving_mb}[role] * 2**20) for role in roles}
+    total = sum(caps.values()) + FIELDS * FIELD_BYTES + 65536
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Problem(415, "send the files as multipart/form-data.")
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > total:
+    if announced.isascii() and announced.isdecimal() and int(announced[:20]) > total:
         raise Problem(413, f"the request is longer than {total >> 20} MiB.")
     body = _counted(request, total, limits)
-    parser = MultiPartParser(request.headers, body, max_files=len(roles), max_fields=FIELDS, max_part_size=FIELD_BYTES)
+    parser = _Parser(request.headers, body, max_files=len(roles), max_fields=FIELDS, max_part_size=FIELD_BYTES)
+    parser.caps = caps
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise Problem(400, f"the form cannot be read: {error.message}") from None
+    except UnicodeError:  # a charset of the client's choice
+        raise Problem(400, "the form cannot be read: send it as UTF-8.") from None
     files, digests, fields = {}, {}, {}
     try:
         for name, value in form.multi_items():
+            if name in files or name in fields:
+                raise Problem(400, f"the form has {name[:40]!r} twice.")
             if isinstance(value, str):
                 fields[name] = value
-            elif name not in roles:
-                raise Problem(400, f"there is no file field {name[:40]!r}; send {' and '.join(sorted(roles))}.")
             else:
                 files[name] = folder / name
-                digests[name] = await asyncio.to_thread(_keep, value, name, files[name], caps[name])
+                digests[name] = await asyncio.to_thread(_keep, value, name, files[name])
     finally:
         await form.close()
     return Received(files, digests, fields)
+
+
+class _Parser(MultiPartParser):
+    """Refuses a file as soon as its name is not asked for, or one byte too many of it has come."""
+
+    caps: Mapping[str, int]
+    seen = 0
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        name, self.seen = self._current_part.field_name, 0
+        if self._current_part.file is not None and name not in self.caps:
+            raise Problem(400, f"there is no file field {name[:40]!r}; send {' and '.join(sorted(self.caps))}.")
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        super().on_part_data(data, start, end)
+        self.seen += end - start
+        name = self._current_part.field_name
+        if self._current_part.file is not None and self.seen > self.caps[name]:
+            raise Problem(413, f"{name} is longer than {self.caps[name] / 2**20:g} MiB.")
 
 
 async def _counted(request: Request, total: int, limits: Limits) -> AsyncGenerator[bytes, None]:
@@ -77,11 +100,9 @@ async def _counted(request: Request, total: int, limits: Limits) -> AsyncGenerat
         yield chunk
 
 
-def _keep(upload: UploadFile, role: str, path: Path, cap_mb: float) -> str:
-    """Check the kind and size of one file and store it; returns its sha256."""
+def _keep(upload: UploadFile, role: str, path: Path) -> str:
+    """Check the kind of one file and store it; returns its sha256."""
     file = upload.file
-    if (upload.size or 0) > cap_mb * 2**20:
-        raise Problem(413, f"{role} is longer than {cap_mb:g} MiB.")
     file.seek(0)
     kind = sniff(file.read(16))
     if kind not in FORMATS[role]:

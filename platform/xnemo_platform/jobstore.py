@@ -1,25 +1,31 @@
 """Durable records of long jobs: what was accepted is never lost, whoever dies.
 
-One table of jobs and one of workers. sqlite (WAL) by default; any SQLAlchemy URL works, because every change
-of state is a single statement. A worker holds a job by a lease and a fence token: a job whose lease ran out
+One table of jobs and one of workers, in sqlite or Postgres (`database`); every change of state is a single
+statement. A worker holds a job by a lease and a fence token: a job whose lease ran out
 is handed to the next worker with a higher fence, and the old holder's writes are refused from then on.
 """
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from xnemo_platform.database import Database
 from xnemo_platform.errors import PlatformError
 
 WAITING, HELD, ENDED = ("queued",), ("preparing", "running"), ("done", "failed", "cancelled")
+SUBMIT = 7301  # the turn that submissions take, so that a full queue is full for all of them
 
 
 class QueueFull(PlatformError):
     """As many jobs wait as the queue may hold."""
+
+
+class OwnerFull(QueueFull):
+    """The owner has as many unfinished jobs as he may have."""
 
 
 class KeyReused(PlatformError):
@@ -36,6 +42,8 @@ class Job:
 
     id: str
     kind: str
+    owner: str
+    """Whose it is; "" where nobody has to say who he is."""
     key: str | None
     fingerprint: str
     state: str
@@ -69,6 +77,7 @@ _JOBS = sa.Table(
     _META,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("owner", sa.String(32), nullable=False, index=True),
     sa.Column("key", sa.String(200), unique=True),
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("state", sa.String(16), nullable=False, index=True),
@@ -104,13 +113,7 @@ class JobStore:
     def __init__(self, url: str, *, max_attempts: int = 3, clock: Callable[[], float] = time.time) -> None:
         self.max_attempts = max_attempts
         self._clock = clock
-        self._engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
-        if url.startswith("sqlite"):
-            sa.event.listen(self._engine, "connect", _sqlite_pragmas)
-        try:
-            _META.create_all(self._engine)
-        except sa.exc.OperationalError as error:
-            raise PlatformError(f"job store {url}: cannot be opened ({error.orig}); check the URL.") from None
+        self._database = Database(url, _META)
 
     def submit(
         self,
@@ -122,29 +125,32 @@ class JobStore:
         key: str | None = None,
         limit: int | None = None,
         job_id: str | None = None,
+        owner: str = "",
+        owner_limit: int | None = None,
     ) -> tuple[Job, bool]:
         """Record a job as queued; returns it and whether it is new.
 
-        The same `key` with the same `fingerprint` returns the first job. Raises `KeyReused` if the
-        fingerprint differs and `QueueFull` if `limit` jobs wait already.
+        The same `key` with the same `fingerprint` returns the first job. Raises `KeyReused` if the fingerprint
+        differs, `QueueFull` if `limit` jobs wait already, `OwnerFull` if `owner` has `owner_limit` unfinished ones.
         """
         found = self._by_key(key, fingerprint)
         if found:
             return found, False
         now = self._clock()
         row: dict[str, Any] = {
-            "id": job_id or new_id(), "kind": kind, "key": key, "fingerprint": fingerprint,
+            "id": job_id or new_id(), "kind": kind, "owner": owner, "key": key, "fingerprint": fingerprint,
             "state": "queued", "stage": "waiting", "progress": 0.0, "eta_s": None,
             "units_done": 0, "units_total": 0, "attempts": 0, "fence": 0, "worker": None, "lease_until": 0.0,
             "inputs": dict(inputs), "options": dict(options), "result": {}, "error": None,
             "created": now, "updated": now,
         }  # fmt: skip
         values = [sa.literal(row[column.name], column.type) for column in _JOBS.columns]
-        waiting = sa.select(sa.func.count()).where(_JOBS.c.state.in_(WAITING)).scalar_subquery()
-        room = sa.true() if limit is None else waiting < limit
-        insert = sa.insert(_JOBS).from_select(list(row), sa.select(*values).where(room))
+        room = sa.true() if limit is None else _count(_JOBS.c.state.in_(WAITING)) < limit
+        own = _count(_JOBS.c.state.in_(WAITING + HELD), _JOBS.c.owner == owner)
+        allowed = sa.true() if owner_limit is None else own < owner_limit
+        insert = sa.insert(_JOBS).from_select(list(row), sa.select(*values).where(room, allowed))
         try:
-            with self._engine.begin() as connection:
+            with self._database.begin(alone=SUBMIT) as connection:
                 connection.execute(insert)
         except sa.exc.IntegrityError:
             found = self._by_key(key, fingerprint)
@@ -152,6 +158,8 @@ class JobStore:
                 raise
             return found, False
         job = self.find(row["id"])
+        if job is None and owner_limit is not None and self.unfinished(owner) >= owner_limit:
+            raise OwnerFull(f"{owner_limit} of your jobs are unfinished already; wait for one to end.")
         if job is None:
             raise QueueFull(f"the queue is full ({limit} jobs wait); try again later.")
         return job, True
@@ -253,17 +261,31 @@ class JobStore:
         """Jobs that ended before `moment`: what retention may remove."""
         return self._all(sa.select(_JOBS).where(_JOBS.c.state.in_(ENDED), _JOBS.c.updated < moment))
 
+    def recent(self, owner: str, kinds: tuple[str, ...], limit: int) -> list[Job]:
+        """The owner's finished jobs of some kinds, newest first."""
+        mine = (_JOBS.c.owner == owner) & _JOBS.c.kind.in_(kinds) & (_JOBS.c.state == "done")
+        return self._all(sa.select(_JOBS).where(mine).order_by(_JOBS.c.created.desc()).limit(limit))
+
+    def fences(self, ids: Collection[str]) -> dict[str, int]:
+        """The fence of each of the ids that is a job: another one than its holder's says that he lost it."""
+        query = sa.select(_JOBS.c.id, _JOBS.c.fence).where(_JOBS.c.id.in_(list(ids)))
+        with self._database.begin() as connection:
+            return {row.id: row.fence for row in connection.execute(query)}
+
+    def unfinished(self, owner: str) -> int:
+        """How many jobs of an owner wait or run."""
+        return self._number(_count(_JOBS.c.state.in_(WAITING + HELD), _JOBS.c.owner == owner))
+
     def counts(self) -> dict[str, int]:
         """Number of jobs per state."""
         query = sa.select(_JOBS.c.state, sa.func.count()).group_by(_JOBS.c.state)
-        with self._engine.connect() as connection:
+        with self._database.begin() as connection:
             return {state: count for state, count in connection.execute(query)}
 
     def ahead_of(self, job: Job) -> int:
         """How many jobs wait in front of this one."""
         older = (_JOBS.c.created < job.created) & _JOBS.c.state.in_(WAITING)
-        with self._engine.connect() as connection:
-            return connection.execute(sa.select(sa.func.count()).where(older)).scalar_one()
+        return self._number(_count(older))
 
     def beat(self, worker: str, state: str, info: Mapping[str, Any]) -> None:
         """Record that a worker lives, in which state, and what it holds."""
@@ -277,28 +299,32 @@ class JobStore:
     def workers(self, *, within_s: float = 15.0) -> dict[str, dict[str, Any]]:
         """Workers heard of lately: name → {"state", **info}."""
         query = sa.select(_WORKERS).where(_WORKERS.c.beat >= self._clock() - within_s)
-        with self._engine.connect() as connection:
+        with self._database.begin() as connection:
             return {row.name: {"state": row.state, **row.info} for row in connection.execute(query)}
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def _by_key(self, key: str | None, fingerprint: str) -> Job | None:
         job = self.find_key(key) if key else None
         if job and job.fingerprint != fingerprint:
-            raise KeyReused(f"idempotency key {key!r} was used for a different request; send a new key.")
+            raise KeyReused("this idempotency key was used for a different request; send a new key.")
         return job
 
     def _write(self, statement: sa.UpdateBase) -> int:
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             return connection.execute(statement).rowcount
+
+    def _number(self, query: sa.ScalarSelect[int]) -> int:
+        with self._database.begin() as connection:
+            return int(connection.execute(sa.select(query)).scalar_one())
 
     def _one(self, statement: sa.Executable) -> Job | None:
         found = self._all(statement)
         return found[0] if found else None
 
     def _all(self, statement: sa.Executable) -> list[Job]:
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             return [Job(**row._mapping) for row in connection.execute(statement)]
 
 
@@ -307,6 +333,5 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _count(*conditions: Any) -> sa.ScalarSelect[int]:
+    return sa.select(sa.func.count()).select_from(_JOBS).where(*conditions).scalar_subquery()

@@ -98,6 +98,39 @@ def resolve(name: str, alias: str) -> ResolvedModel:
     return ResolvedModel(name, alias, facts["version"], folder, facts["run_id"])
 
 
+def version_behind(name: str, alias: str) -> str | None:
+    """The version that an alias means now, None if there is no such alias. Raises PlatformError while MLflow is
+    away."""
+    with _mlflow(f"find models:/{name}@{alias}") as client:
+        found = _version_at(client, name, alias)
+        return None if found is None else str(found.version)
+
+
+def approve(model: ResolvedModel) -> None:
+    """Remember a version that proved to work behind its alias, for `approved`."""
+    path = _approval(model.name, model.alias)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    facts = {"version": model.version, "run_id": model.run_id, "digest": _folder_digest(model.folder)}
+    temporary.write_text(json.dumps(facts))
+    temporary.replace(path)
+
+
+def approved(name: str, alias: str) -> ResolvedModel | None:
+    """The version that worked last behind this alias on this machine, if its files are still whole."""
+    try:
+        facts = json.loads(_approval(name, alias).read_text())
+    except (OSError, ValueError):
+        return None
+    folder = _approval(name, alias).parent / facts["version"]
+    if not _matches(folder, facts["digest"]):
+        return None
+    return ResolvedModel(name, alias, facts["version"], folder, facts["run_id"])
+
+
+def _approval(name: str, alias: str) -> Path:
+    return settings().home / "model-cache" / name / f"{alias}.approved.json"
+
+
 def aliases() -> list[dict[str, str]]:
     """Every alias of every registered model: {"name", "alias", "version"}."""
     with _mlflow("list the models") as client:

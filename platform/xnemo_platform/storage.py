@@ -102,19 +102,44 @@ def publish_file(uri: str | Path, source: str | Path) -> None:
         _settle(partial, file, Path(path))
 
 
-def remove(uri: str | Path) -> None:
-    """Delete a file; one that is not there is no error."""
-    fs, path = filesystem(uri)
-    if exists(uri):
-        _try(lambda: fs.rm_file(path), uri)
-
-
 def written(uri: str | Path) -> tuple[float, int]:
     """When a file was last written (seconds since 1970; now, where the store does not say) and its bytes."""
     fs, path = filesystem(uri)
     facts = _try(lambda: fs.info(path), uri)
     when = facts.get("mtime") or facts.get("LastModified") or facts.get("created") or time.time()
     return float(when.timestamp() if hasattr(when, "timestamp") else when), int(facts.get("size") or 0)
+
+
+def fetch_file(uri: str | Path, path: Path) -> Path:
+    """A copy of the file at `uri` under a local path; raises PlatformError."""
+    fs, source = filesystem(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _try(lambda: fs.get_file(source, str(path)), uri)
+    return path
+
+
+def size(uri: str | Path) -> int:
+    """Bytes of a file. Raises PlatformError if it is not there."""
+    fs, path = filesystem(uri)
+    return int(_try(lambda: fs.size(path), uri) or 0)
+
+
+def read_part(uri: str | Path, start: int, end: int) -> bytes:
+    """Bytes start … end - 1 of a file."""
+    fs, path = filesystem(uri)
+    return bytes(_try(lambda: fs.cat_file(path, start=start, end=end), uri))
+
+
+def remove(uri: str | Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing there is no error."""
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+
+    def drop() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)
+
+    _try(drop, uri)
 
 
 @contextlib.contextmanager

@@ -3,14 +3,20 @@
 import multiprocessing
 import os
 import signal
+import tempfile
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from tests.postgres import Postgres, postgres
+from xnemo_platform.database import StoreAway
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.jobstore import JobLost, JobStore, KeyReused, QueueFull
+from xnemo_platform.jobstore import JobLost, JobStore, KeyReused, OwnerFull, QueueFull
 
 
 class Clock:
@@ -25,9 +31,31 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # its server must be able to reach it
+        os.chmod(folder, 0o755)
+        with postgres(Path(folder, "pg")) as server:
+            yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs.db'}"
+    server: Postgres = request.getfixturevalue("server")
+    name = f"db{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+    return server.url.removesuffix("postgres") + name
+
+
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> JobStore:
-    return JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", clock=clock)
+def store(url: str, clock: Clock) -> Iterator[JobStore]:
+    store = JobStore(url, clock=clock)
+    yield store
+    store.close()
 
 
 def submit(store: JobStore, **changes: Any) -> Any:
@@ -67,6 +95,54 @@ def test_a_full_queue_refuses_and_has_room_again_after_a_claim(store: JobStore) 
         submit(store, limit=1)
     store.claim("w")
     assert submit(store, limit=1)[1]
+
+
+def test_parallel_submits_never_overfill_the_queue(store: JobStore) -> None:
+    def try_it(_: int) -> bool:
+        try:
+            return bool(submit(store, limit=3)[1])
+        except QueueFull:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(try_it, range(24))) == 3
+
+
+def test_one_owner_cannot_fill_the_queue(store: JobStore) -> None:
+    submit(store, owner="a", owner_limit=1, limit=9)
+    with pytest.raises(OwnerFull, match="unfinished"):
+        submit(store, owner="a", owner_limit=1, limit=9)
+    assert submit(store, owner="b", owner_limit=1, limit=9)[1]
+
+
+def test_finished_jobs_are_listed_for_their_owner_newest_first(store: JobStore, clock: Clock) -> None:
+    for owner in "aab":
+        clock.now += 1
+        submit(store, owner=owner)
+        held = store.claim("w")
+        assert held
+        store.finish(held, {})
+    submit(store, owner="a")
+    found = store.recent("a", ("animation",), 9)
+    assert [job.owner for job in found] == ["a", "a"]
+    assert found[0].created > found[1].created
+
+
+def test_a_store_that_is_away_says_so_and_comes_back(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        with postgres(Path(folder, "pg")) as server:
+            store = JobStore(server.url.replace("tester@", "tester:secret@"))
+            job, _ = submit(store)
+            server.stop()
+            with pytest.raises(StoreAway, match="does not answer"):
+                store.find(job.id)
+            with pytest.raises(PlatformError, match="cannot be opened") as refused:
+                JobStore(server.url.replace("tester@", "tester:secret@"))
+            assert "secret" not in str(refused.value)
+            server.start()
+            assert store.find(job.id) == job
+            store.close()
 
 
 def test_parallel_claims_hand_each_job_out_once(store: JobStore, clock: Clock) -> None:
@@ -195,8 +271,7 @@ def _claim_and_die(url: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_job_survives_the_death_of_the_process_that_ran_it(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+def test_a_job_survives_the_death_of_the_process_that_ran_it(url: str) -> None:
     job, _ = submit(JobStore(url))
     child = multiprocessing.get_context("spawn").Process(target=_claim_and_die, args=(url,))
     child.start()

@@ -210,3 +210,14 @@ def test_whatever_the_name_the_result_lies_below_the_root(name: str) -> None:
         return
     assert Path(os.path.normpath(joined)).is_relative_to("/srv/data")
     assert os.path.normpath(joined) == joined != "/srv/data"
+
+
+def test_a_file_is_fetched_read_in_part_and_removed(root: str, tmp_path: Path) -> None:
+    uri = storage.join(root, "folder", "a.bin")
+    storage.publish_bytes(uri, b"0123456789")
+    assert storage.size(uri) == 10
+    assert storage.read_part(uri, 2, 5) == b"234"
+    assert storage.fetch_file(uri, tmp_path / "copies" / "a").read_bytes() == b"0123456789"
+    storage.remove(storage.join(root, "folder"))
+    assert not storage.exists(uri)
+    storage.remove(storage.join(root, "folder"))

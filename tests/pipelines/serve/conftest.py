@@ -1,11 +1,15 @@
 """A tiny model with random weights, drawn heads, and a service in this process: everything real but small."""
 
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from fastapi.testclient import TestClient
 
 from pipelines.serve.config import Limits, ServeConfig
@@ -87,6 +91,26 @@ def service(config: ServeConfig, engine: Engine) -> Iterator[TestClient]:
     """The HTTP interface with an engine at work."""
     with TestClient(create(config), raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def listening(config: ServeConfig) -> Iterator[str]:
+    """The HTTP interface on a port, for clients that are programs of their own; its URL."""
+    server = uvicorn.Server(uvicorn.Config(create(config), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = server.force_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def served(config: ServeConfig, engine: Engine) -> Iterator[str]:
+    """URL of a service with an engine at work."""
+    with listening(config) as url:
+        yield url
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_ended_jobs_are_forgotten_after_their_time(own: ServeConfig, portrait: P
         sent = {"portrait": portrait.read_bytes(), "driving": driving.read_bytes()}
         job = client.post("/v1/animations", files=sent).json()
         client.delete(job["links"]["self"])
-        engine._sweep()
+        engine.sweep()
         assert client.get(job["links"]["self"]).status_code == 404
     assert list(Path(own.folder, "jobs").iterdir()) == []
 

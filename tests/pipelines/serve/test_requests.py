@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from pipelines.serve import api
+from pipelines.serve import api, problems
 from pipelines.serve.config import AnimationOptions, ServeConfig
 from xnemo_platform.errors import PlatformError
 
@@ -31,7 +31,9 @@ def refused(answer: Any, status: int, words: str) -> None:
 
 
 def leftovers(desk: TestClient, tmp_path: Path) -> list[str]:
-    return os.listdir(tmp_path / "jobs")
+    """Jobs that have files, and uploads on their way."""
+    folders = (tmp_path / "jobs", tmp_path / "scratch")
+    return [name for folder in folders if folder.is_dir() for name in os.listdir(folder)]
 
 
 @pytest.mark.parametrize(
@@ -201,3 +203,17 @@ def test_a_busy_port_is_one_sentence(config: ServeConfig) -> None:
 def test_a_missing_model_is_one_sentence(config: ServeConfig) -> None:
     with pytest.raises(PlatformError, match="no model folder"):
         api.start(config.model_copy(update={"model": "nowhere"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/srv/data/x.mp4: damaged", "x.mp4: damaged"),
+        ("s3://bucket/jobs/1/x.mp4 cannot be reached", "x.mp4 cannot be reached"),
+        ("file:///srv/x.mp4: gone", "x.mp4: gone"),
+        ("models:/xnemo@demo: no such alias", "models:/xnemo@demo: no such alias"),
+        ("send multipart/form-data", "send multipart/form-data"),
+    ],
+)
+def test_sentences_lose_their_paths(text: str, shown: str) -> None:
+    assert problems.without_paths(text) == shown

@@ -4,25 +4,31 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
+import psutil
 import pytest
 import ray
 
 from pipelines.serve import api
 from pipelines.serve.config import ServeConfig
+from xnemo.client import Client
+from xnemo.media.video import read_frames
 from xnemo_platform.errors import PlatformError
 
 pytestmark = pytest.mark.slow
+TEMPORARY = "/tmp/r_serve"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir="/tmp/r_serve")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=TEMPORARY)
     yield
     ray.shutdown()
 
@@ -30,7 +36,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def url(cluster: None, config: ServeConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("cluster")
-    yield api.start(config.model_copy(update={"folder": str(folder), "port": 0}))
+    yield api.start(config.model_copy(update={"folder": str(folder), "port": 0, "lease_s": 4.0, "save_s": 0.0}))
     api.stop()
 
 
@@ -91,11 +97,66 @@ def test_a_cancelled_job_stops(client: httpx2.Client, portrait: Path, driving: P
     wait(client, ask(client, portrait, driving, steps=1))
 
 
-def test_an_accepted_job_survives_the_death_of_the_engine(
-    client: httpx2.Client, config: ServeConfig, portrait: Path, driving: Path
+@pytest.mark.fault
+@pytest.mark.parametrize("victim", ["engine", "decoder", "proxy"])
+def test_an_accepted_job_survives_a_kill_with_the_same_video(
+    url: str, client: httpx2.Client, portrait: Path, driving: Path, tmp_path: Path, victim: str
 ) -> None:
-    job = wait(client, ask(client, portrait, driving, steps=100), ("running",))
-    [name] = {model["engine"] for model in client.get("/v1/models").json()["models"]}
-    os.kill(int(name.split("-")[-2]), signal.SIGKILL)
-    done = wait(client, job)
+    job = ask(client, portrait, driving, steps=60, seed=5)
+    patient = Client(url)
+    if victim == "decoder":
+        os.kill(decoder(engine_pid(client)), signal.SIGKILL)
+    else:
+        wait(client, job, ("running",))
+        os.kill(engine_pid(client) if victim == "engine" else ours("ProxyActor"), signal.SIGKILL)
+    done = patient.finish(job)
     assert done["frames"] == 10
+    made = patient.download(done["links"]["video"], tmp_path / "after.mp4")
+    again = patient.finish(ask(client, portrait, driving, steps=60, seed=5))
+    calm = patient.download(again["links"]["video"], tmp_path / "calm.mp4")
+    assert np.array_equal(read_frames(made), read_frames(calm))
+
+
+def test_a_client_that_goes_away_in_mid_download_harms_nobody(
+    url: str, client: httpx2.Client, portrait: Path, driving: Path
+) -> None:
+    job = wait(client, ask(client, portrait, driving, steps=1))
+    port = int(url.rsplit(":", 1)[1])
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port)) as gone:
+            gone.sendall(f"GET {job['links']['video']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            gone.recv(100)
+    assert client.get(job["links"]["video"]).status_code == 200
+
+
+def test_the_measures_are_on_rays_prometheus_endpoint(client: httpx2.Client, portrait: Path, driving: Path) -> None:
+    wait(client, ask(client, portrait, driving, steps=1))
+    client.get("/v1/animations/" + "0" * 32)
+    [node] = ray.nodes()
+    wanted = {"queue_wait_seconds", "batch_windows", "step_seconds", "frames", "jobs", "rejects", "queue_length"}
+    end = time.monotonic() + 60
+    while wanted:
+        text = httpx2.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10).text
+        wanted = {name for name in wanted if f"ray_xnemo_{name}" not in text}
+        assert time.monotonic() < end, wanted
+        time.sleep(0.5)
+
+
+def engine_pid(client: httpx2.Client) -> int:
+    [name] = {model["engine"] for model in client.get("/v1/models").json()["models"]}
+    return int(name.split("-")[-2])
+
+
+def decoder(engine: int) -> int:
+    """The child process that decodes for the engine."""
+    return next(child.pid for child in psutil.Process(engine).children() if "sandbox" in " ".join(child.cmdline()))
+
+
+def ours(name: str) -> int:
+    """The worker process of that name in the cluster of these tests, and in no other."""
+    for process in psutil.process_iter(["cmdline"]):
+        if name in " ".join(process.info["cmdline"] or []):
+            parent = process.parent()
+            if parent and TEMPORARY in " ".join(parent.cmdline()):
+                return process.pid
+    raise AssertionError(f"no {name} runs here")
