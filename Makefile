@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint check unit test-slow bench setup clean
+.PHONY: demo test lint check unit test-slow bench bench-gpu setup clean
 
 demo: $(READY)  ## render, ingest, train, register, serve and animate, on embedded defaults
 	$(BIN)/xnemo demo
@@ -25,6 +25,9 @@ test-slow: $(READY)  ## clusters, faults and the whole demo
 
 bench: $(READY)  ## measurements; printed, never asserted
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: $(READY)  ## one second of video at the released shape, on a GPU
+	$(BIN)/python -m tests.benchmarks.gpu
 
 setup: $(READY)
 
