@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint check unit test-slow bench bench-serve setup clean
+.PHONY: demo test lint check unit test-slow bench bench-serve bench-gpu setup clean
 
 demo: $(READY)  ## render, ingest, train, register, serve and animate, on embedded defaults
 	$(BIN)/xnemo demo
@@ -28,6 +28,8 @@ bench: $(READY)  ## measurements; printed, never asserted
 
 bench-serve: $(READY)  ## the service against the same work done directly; printed, never asserted
 	$(BIN)/python -m tests.benchmarks.serve
+bench-gpu: $(READY)  ## one second of video at the released shape, on a GPU
+	$(BIN)/python -m tests.benchmarks.gpu
 
 setup: $(READY)
 

@@ -19,6 +19,7 @@ def main(argv: Sequence[str]) -> int:
     kinds = options.add_subparsers(dest="kind", required=True)
     bring = kinds.add_parser("import", help="the released layout (four .pth files) to our safetensors folder")
     bring.add_argument("source", type=Path)
+    bring.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="default: as in the files")
     give = kinds.add_parser("export", help="our folder to the released layout, tensor-equal")
     give.add_argument("source")
     fresh = kinds.add_parser("init", help="a model to start training from, with published weights where given")
@@ -37,7 +38,10 @@ def main(argv: Sequence[str]) -> int:
     from pipelines.models import locate
 
     if arguments.kind == "import":
-        xnemo.save(xnemo.load_official(arguments.source), arguments.output)
+        import torch
+
+        dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+        xnemo.save(xnemo.load_official(arguments.source, dtype=dtype), arguments.output)
         print(arguments.output)
     elif arguments.kind == "init":
         from xnemo.pretrained import Start, start

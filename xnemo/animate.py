@@ -120,7 +120,12 @@ def initial_latents(
 
 
 def blur(latents: Tensor, size: int = 9, sigma: float = 18.0) -> Tensor:
-    """Gaussian blur of [B,C,h,w] with reflected borders."""
+    """Gaussian blur of [B,C,h,w] with reflected borders. Raises XNeMoError where the border exceeds the picture."""
+    if min(latents.shape[-2:]) <= size // 2:
+        raise XNeMoError(
+            f"latents of {latents.shape[-2]} x {latents.shape[-1]} are too small for the blurred reference as a start: "
+            f'give at least {size // 2 + 1} x {size // 2 + 1}, or initial="noise"'
+        )
     kernel = torch.exp(-0.5 * ((torch.arange(size, device=latents.device) - size // 2) / sigma) ** 2)
     kernel = (kernel / kernel.sum()).to(latents)
     planes = F.pad(latents, (size // 2,) * 4, mode="reflect").flatten(0, 1)[:, None]

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
+from xnemo.linear import FeedForward, Linear, inference_on_cpu
+
 KeysValues = tuple[Tensor, Tensor]  # each [..., L, C], heads not yet split
+SHORT = 32  # tokens; on a CPU the fused kernel costs more than it saves below (many pixels, a window of frames each)
 
 
 class Attention(nn.Module):
@@ -21,10 +23,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, source: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(source or width, width, bias=False)
-        self.to_v = nn.Linear(source or width, width, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(width, width))
+        self.to_q = Linear(width, width, bias=False)
+        self.to_k = Linear(source or width, width, bias=False)
+        self.to_v = Linear(source or width, width, bias=False)
+        self.to_out = nn.Sequential(Linear(width, width))
 
     def keys_values(self, source: Tensor) -> KeysValues:
         """[..., L, source width] -> keys and values [..., L, C]."""
@@ -34,7 +36,15 @@ class Attention(nn.Module):
         """x [N, Q, C], keys and values [N, L, C] -> [N, Q, C]."""
         keys, values = keys_values
         heads = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), keys, values))
-        return self.to_out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return self.to_out(dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+def dot_product_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(Q Kᵀ / √d) V over [N, heads, L, d]."""
+    if inference_on_cpu(queries) and max(queries.shape[2], keys.shape[2]) <= SHORT:
+        weights = (queries * queries.shape[3] ** -0.5) @ keys.transpose(2, 3)
+        return weights.softmax(dim=3) @ values
+    return F.scaled_dot_product_attention(queries, keys, values)
 
 
 class InsertedBlock(nn.Module):
@@ -44,7 +54,7 @@ class InsertedBlock(nn.Module):
         super().__init__()
         self.attention_blocks = nn.ModuleList(attentions)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.attention_blocks)
-        self.ff = FeedForward(width, activation_fn="geglu")
+        self.ff = FeedForward(width)
         self.ff_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
@@ -62,9 +72,9 @@ class InsertedTransformer(nn.Module):
     def __init__(self, width: int, groups: int, attentions: Iterable[nn.Module]) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
-        self.proj_in = nn.Linear(width, width)
+        self.proj_in = Linear(width, width)
         self.transformer_blocks = nn.ModuleList([InsertedBlock(width, attentions)])
-        self.proj_out = nn.Linear(width, width)
+        self.proj_out = Linear(width, width)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xnemo.attention import Attention, InsertedBlock
 from xnemo.config import ModelConfig, MotionEncoderConfig
+from xnemo.linear import Linear
 
 REST = (0.0, 0.0, 1.0)  # f_rts of a head that stays where it is
 
@@ -56,7 +57,7 @@ class PatchAttention(nn.Module):
         self.norm = nn.GroupNorm(32 if channels % 32 == 0 else 8, channels, eps=1e-6)
         self.pos_embed = PatchEmbed(channels, size, patch, dim)
         self.transformer_blocks = nn.ModuleList([InsertedBlock(dim, [Attention(dim, heads)])])
-        self.proj_out = nn.Linear(dim // patch**2, channels)
+        self.proj_out = Linear(dim // patch**2, channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 

@@ -41,9 +41,11 @@ def load_official(folder: str | Path, device: str | torch.device = "cpu", dtype:
     or holds more than tensors. Superfluous tensors are only logged.
     """
     folder = Path(folder)
+    files = {name: read_released(folder / name) for name in (DENOISER, TEMPORAL, REFERENCE, MOTION)}
+    check_precision(folder, files, dtype)
     # Both denoiser files are read into one, the temporal one winning, as the released code does.
-    denoiser = read_released(folder / DENOISER) | read_released(folder / TEMPORAL)
-    reference, motion = read_released(folder / REFERENCE), read_released(folder / MOTION)
+    denoiser = files.pop(DENOISER) | files.pop(TEMPORAL)
+    reference, motion = files[REFERENCE], files[MOTION]
     vae_config, vae = read_folder(part(folder, VAE))
     clip_config, clip = read_folder(part(folder, IMAGE_ENCODER))
     try:
@@ -76,6 +78,19 @@ def settle(folder: Path, reports: list[Report]) -> None:
         raise XNeMoError(f"{folder} does not hold the whole released model; download the named files again\n{text}")
     if text:
         logger.warning("%s: these tensors are not used\n%s", folder, text)
+
+
+def check_precision(folder: Path, files: dict[str, Tensors], dtype: torch.dtype | None) -> None:
+    """Refuse files of several precisions unless one was asked for; say where less is held than was asked for."""
+    held = {n: {t.dtype for t in tensors.values() if t.is_floating_point()} for n, tensors in files.items()}
+    words = {n: " and ".join(sorted(str(d).removeprefix("torch.") for d in found)) for n, found in held.items()}
+    if dtype is None and len(set().union(*held.values())) > 1:
+        found = ", ".join(f"{name} {word}" for name, word in words.items())
+        raise XNeMoError(f"{folder}: the files are of several precisions ({found}): give the one to load as dtype")
+    for name, found in held.items():
+        if dtype is not None and any(torch.finfo(d).bits < torch.finfo(dtype).bits for d in found):
+            wanted = str(dtype).removeprefix("torch.")
+            logger.warning("%s holds %s, not the %s asked for: it is widened", folder / name, words[name], wanted)
 
 
 def read_released(path: Path) -> Tensors:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from xnemo.attention import Attention, KeysValues
 from xnemo.errors import XNeMoError
+from xnemo.linear import FeedForward, linear
 from xnemo.places import place_table
 
 Bank = dict[str, Tensor]
@@ -29,7 +29,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)  # unused, like attn2.to_q and attn2.to_k: see `image_vector`
         self.attn2 = Attention(width, heads, context_dim)
         self.norm3 = nn.LayerNorm(width)
-        self.ff = FeedForward(width, activation_fn="geglu")
+        self.ff = FeedForward(width)
 
     def image_vector(self, context: Tensor) -> Tensor:
         """context [B, 1, d] -> what cross-attention adds to every token [B, 1, C].
@@ -66,13 +66,18 @@ class SpatialTransformer(nn.Module):
 
     def tokens(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, HW, C], what the block takes in."""
-        tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
+        tokens = pointwise(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))
         return tokens + place_table(x.shape[2], x.shape[3], x.shape[1]).to(tokens) if self.places else tokens
 
     def forward(self, x: Tensor, image: Tensor, reference: KeysValues | None = None) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W] -> (new x, own normalised tokens [N, HW, C], which a reference net stores)."""
         tokens, own = self.block(self.tokens(x), image, reference)
-        return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, x.shape[2:])), own
+        return x + pointwise(self.proj_out, tokens).transpose(1, 2).unflatten(2, x.shape[2:]), own
+
+
+def pointwise(conv: nn.Conv2d, tokens: Tensor) -> Tensor:
+    """A 1x1 convolution as the product it is: tokens [N, L, C] -> [N, L, C']."""
+    return linear(tokens, conv.weight[:, :, 0, 0], conv.bias)
 
 
 def with_reference(own: KeysValues, reference: KeysValues | None) -> KeysValues:

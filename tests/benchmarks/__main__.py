@@ -9,9 +9,11 @@ import torch
 from xnemo import animate
 from xnemo.animation import noise
 from xnemo.batch import PairBatch
-from xnemo.config import ModelConfig
+from xnemo.config import ModelConfig, UNetConfig
+from xnemo.denoiser import Denoiser
 from xnemo.draw import Draw
 from xnemo.model import seeded
+from xnemo.reference_net import ReferenceNet
 from xnemo.stages import StageConfig, build_stage
 from xnemo.synthetic.identity import random_identities
 from xnemo.synthetic.motion import random_motion
@@ -35,6 +37,7 @@ def main() -> None:
 
     show("small model, motion stage, pairs/s", 8, step)
     show("small model, 4 steps of 24 frames, frames/s", 24, lambda: sample(model, 24))
+    guided_step()
 
 
 def pairs(count: int) -> PairBatch:
@@ -51,6 +54,30 @@ def sample(model: torch.nn.Module, frames: int) -> None:
         model, latents, model.null_context(1), tokens, tokens[:, :1], steps=4, guidance_scale=1.0,
         noise=noise(model, frames, 0),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def guided_step(frames: int = 8, size: int = 16) -> None:
+    """The released networks at a fifth of their width: a guided step as it is sampled, against the plain formulation,
+    which prepares everything again in each step and multiplies with the default library."""
+    config = ModelConfig(unet=UNetConfig(channels=(64, 128, 256, 256), context_dim=256), image_encoder=None)
+    net, denoiser = ReferenceNet(config.unet).eval(), Denoiser(config).eval()
+    latents, context = torch.randn(1, 4, frames, size, size), torch.randn(1, 1, 256)
+    motion = torch.randn(1, frames, config.motion_tokens, config.motion_token_dim)
+    bank = net(latents[:, :, 0], context)
+    told, null = denoiser.prepare(context, motion, bank), denoiser.prepare(0 * context, motion[:, :1])
+
+    def plain() -> None:
+        with torch.enable_grad():  # as in training: recorded, so every product is the default library's
+            denoiser(latents, 500, context, motion, net(latents[:, :, 0], context))
+            denoiser(latents, 500, 0 * context, motion[:, :1].expand_as(motion))
+
+    show(
+        "guided step, released / 5, frames/s",
+        frames,
+        lambda: (denoiser.denoise(latents, 500, told), denoiser.denoise(latents, 500, null)),
+    )
+    show("the same, plain", frames, plain)
 
 
 def show(what: str, items: int, work: Callable[[], object]) -> None:

@@ -118,6 +118,20 @@ def test_noise_can_be_the_start() -> None:
     assert torch.equal(start, given["noise"])
 
 
+@pytest.mark.parametrize("size", [(4, 4), (4, 9)])
+def test_latents_smaller_than_the_blur_are_refused_and_may_start_from_noise(
+    model: XNeMo, size: tuple[int, int]
+) -> None:
+    channels = model.config.codec.channels
+    small = inputs() | {
+        "reference_latents": torch.zeros(1, channels, *size),
+        "noise": torch.ones(1, channels, 5, *size),
+    }
+    with pytest.raises(XNeMoError, match=rf"latents of {size[0]} x {size[1]} are too small .* 5 x 5"):
+        sample(model, **small)
+    assert sample(model, **small, initial="noise").shape == (1, channels, 5, *size)
+
+
 def test_progress_is_told_after_every_step_and_may_cancel(model: XNeMo) -> None:
     told: list[int] = []
 

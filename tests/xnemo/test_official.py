@@ -175,6 +175,20 @@ def test_a_checkpoint_that_is_not_whole_is_refused_with_the_reason(
         load_official(copy)
 
 
+def halve(tensors: dict[str, Tensor]) -> None:
+    tensors.update({name: t.half() for name, t in tensors.items() if t.is_floating_point()})
+
+
+def test_files_of_several_precisions_need_to_be_told_one(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change(copy / TEMPORAL, halve)
+    with pytest.raises(XNeMoError, match=rf"{DENOISER} float32, {TEMPORAL} float16.*as dtype"):
+        load_official(copy)
+    with caplog.at_level(logging.WARNING, logger="xnemo.official"):
+        model = load_official(copy, dtype=torch.float32)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert [f"{TEMPORAL} holds float16, not the float32 asked for" in line for line in caplog.messages] == [True]
+
+
 def test_an_image_encoder_of_another_width_does_not_belong(copy: Path) -> None:
     config = json.loads((copy / IMAGE_ENCODER / "config.json").read_text()) | {"projection_dim": 48}
     replace(copy / IMAGE_ENCODER / "config.json", json.dumps(config).encode())
