@@ -55,7 +55,9 @@ def test_it_is_what_sampling_the_whole_clip_gives(model: XNeMo, frames: int) -> 
 def test_what_it_keeps_does_not_grow_with_the_clip(model: XNeMo) -> None:
     def most(frames: int) -> int:
         kept: list[int] = []
-        walking = stream(model, frames, steps=2, guidance_scale=1.0, on_step=lambda *_: kept.append(len(walking.stretches)))
+        walking = stream(
+            model, frames, steps=2, guidance_scale=1.0, on_step=lambda *_: kept.append(len(walking.stretches))
+        )
         list(walking)
         return max(kept)
 
