@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -64,18 +65,19 @@ def save_frames(
 
 def side_by_side(
     portrait: np.ndarray,
-    driving: Iterable[np.ndarray],
+    driving: Iterable[np.ndarray] | None,
     result: Iterable[np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Frames [H,W',3]: portrait | driving | result, brought to the result's height (at least 256). Streams.
 
-    portrait uint8 RGB [h,w,3]; driving and result: frames uint8 RGB; the longer of them is cut.
+    portrait uint8 RGB [h,w,3]; driving (None: left out) and result: frames uint8 RGB; the longer of them is cut.
     """
     left: np.ndarray | None = None
-    for driver, frame in zip(driving, result, strict=False):
+    for driver, frame in zip(repeat(None) if driving is None else driving, result, strict=False):
         frame = _enlarge(frame)
         left = _to_height(portrait, len(frame)) if left is None else left
-        yield np.concatenate([left, _to_height(driver, len(frame)), frame], axis=1)
+        middle = [] if driver is None else [_to_height(driver, len(frame))]
+        yield np.concatenate([left, *middle, frame], axis=1)
 
 
 def _enlarge(frame: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Frames to files: mp4 (H.264, AAC), webm (VP9, Opus), gif, or a folder of PNG files, by the name's ending.
+"""Frames to files, by the name's ending: mp4 (H.264, AAC), webm (VP9, Opus), gif, a folder of PNG files, one picture.
 
 Frames are used as they come and never held; the sound is laid between them as they are written, so that a player can
 begin before the end has arrived. A file appears under its name only when it is whole.
@@ -21,17 +21,26 @@ from xnemo.media.sound import SoundTrack
 
 CRF = 18  # the released script's
 _SOUND_CODEC = {"mp4": "aac", "webm": "libopus", "gif": None}
-FORMATS = ".mp4, .webm, .gif, or a folder's name for PNG files"
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ".mp4, .webm or .gif, name a folder for PNG files, or end it in .png or .jpg for a single frame"
 
 
 def format_of(path: str | Path) -> str:
-    """ "mp4", "webm", "gif" or "png" (a folder of them). Raises XNeMoError for another ending."""
+    """ "mp4", "webm", "gif", "png" (a folder of them) or "picture". Raises XNeMoError for another ending."""
     path = Path(path)
     if path.suffix.lower() in (".mp4", ".webm", ".gif"):
         return path.suffix.lower()[1:]
     if path.suffix == "" or path.is_dir():
         return "png"
-    raise XNeMoError(f"{path}: a video cannot be written as {path.suffix}: end the name in {FORMATS}")
+    if path.suffix.lower() in _PICTURES:
+        return "picture"
+    raise XNeMoError(f"{path}: nothing can be written as {path.suffix}: end the name in {FORMATS}")
+
+
+def check_crf(crf: int) -> None:
+    """Raise XNeMoError for a quality that the encoders do not know."""
+    if not 0 <= crf <= 51:
+        raise XNeMoError(f"crf is {crf}: give 0 (best) to 51 (worst)")
 
 
 def check_writable(path: str | Path) -> None:
@@ -74,6 +83,8 @@ def write_video(
     with _whole(path) as partial:
         if kind == "png":
             _write_pngs(partial, checked, fps, metadata or {})
+        elif kind == "picture":
+            _write_picture(partial, checked, path, metadata or {})
         else:
             _write_container(partial, kind, checked, head.shape, fps, crf, metadata or {}, audio_from, audio_start)
     return path
@@ -205,13 +216,32 @@ def _append_comment(gif: Path, text: str) -> None:
 
 def _write_pngs(folder: Path, frames: Iterator[np.ndarray], fps: float, metadata: Mapping[str, str]) -> None:
     """000000.png and so on, each with the note; `sequence.json` says the rate."""
-    from PIL import Image, PngImagePlugin
+    from PIL import Image
 
     folder.mkdir()
     count = 0
     for count, frame in enumerate(frames, 1):
-        note = PngImagePlugin.PngInfo()
-        for key, value in metadata.items():
-            note.add_itxt(key, value)
-        Image.fromarray(frame).save(folder / f"{count - 1:06}.png", pnginfo=note, compress_level=3)
+        Image.fromarray(frame).save(folder / f"{count - 1:06}.png", pnginfo=_png_note(metadata), compress_level=3)
     (folder / "sequence.json").write_text(json.dumps({"fps": fps, "frames": count}) + "\n")
+
+
+def _write_picture(partial: Path, frames: Iterator[np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(next(frames))
+    if next(frames, None) is not None:
+        raise XNeMoError(f"{path} can hold one frame only: end the name in .mp4, .webm or .gif, or name a folder")
+    exif = Image.Exif()
+    exif[0x010E] = json.dumps(dict(metadata))  # ImageDescription
+    kind = {".png": "PNG", ".webp": "WEBP"}.get(path.suffix.lower(), "JPEG")
+    note = {"pnginfo": _png_note(metadata)} if kind == "PNG" else {"exif": exif} if metadata else {}
+    picture.save(partial, kind, quality=95, **note)
+
+
+def _png_note(metadata: Mapping[str, str]) -> Any:
+    from PIL import PngImagePlugin
+
+    note = PngImagePlugin.PngInfo()
+    for key, value in metadata.items():
+        note.add_itxt(key, value)
+    return note
