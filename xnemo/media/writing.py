@@ -146,7 +146,7 @@ def _write_container(
             sound.until(count / float(rate))
             sound.close()
     if kind == "gif" and metadata:
-        _append_comment(partial, json.dumps(dict(metadata)))
+        _insert_comment(partial, metadata.get("comment", ""))
 
 
 def _picture_stream(out: Any, kind: str, shape: tuple[int, ...], rate: Fraction, crf: int) -> Any:
@@ -205,13 +205,20 @@ def _pulled(sink: Any) -> Iterator[Any]:
             return
 
 
-def _append_comment(gif: Path, text: str) -> None:
-    """Put a comment block before the trailer of a gif."""
+def _insert_comment(gif: Path, text: str) -> None:
+    """Put a comment block behind the header of a gif, where readers look for it."""
     data = text.encode()
     blocks = b"".join(bytes([len(part)]) + part for part in (data[i : i + 255] for i in range(0, len(data), 255)))
-    with gif.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\x21\xfe" + blocks + b"\x00\x3b")
+    with_comment = gif.with_name(f"{gif.name}.c")
+    try:
+        with gif.open("rb") as old, with_comment.open("wb") as new:
+            head = old.read(13)  # the last bits of its eleventh byte tell the size of the colour table that follows
+            table = 3 << (head[10] & 7) + 1 if head[10] & 0x80 else 0
+            new.write(head + old.read(table) + b"\x21\xfe" + blocks + b"\x00")
+            shutil.copyfileobj(old, new)
+        with_comment.replace(gif)
+    finally:
+        with_comment.unlink(missing_ok=True)
 
 
 def _write_pngs(folder: Path, frames: Iterator[np.ndarray], fps: float, metadata: Mapping[str, str]) -> None:
