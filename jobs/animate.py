@@ -124,15 +124,16 @@ def animate(arguments: argparse.Namespace) -> None:
     from xnemo.animation import stream
     from xnemo.clip import save_frames
     from xnemo.errors import XNeMoError
-    from xnemo.media.writing import check_crf, check_writable
+    from xnemo.media.writing import check_crf, check_output, check_writable
     from xnemo.memory import fit
     from xnemo.tokens.motion_file import save_motion
     from xnemo.weights import model_digest, sha256
     from xnemo.work import Work
 
     check_crf(arguments.crf)
-    for path in filter(None, (arguments.output, arguments.save_motion)):
-        check_writable(path)
+    check_output(arguments.output)
+    if arguments.save_motion:
+        check_writable(arguments.save_motion)
     chosen, folder = device(arguments.device), locate(arguments.model)
     digest = model_digest(folder)
     drivers = _drivers(arguments, digest)

@@ -10,7 +10,9 @@ from xnemo.prepare import cut
 def landscape(height: int = 120, width: int = 160) -> np.ndarray:
     """A smooth coloured picture."""
     y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 / width, y * 255 / height, 128 + 80 * np.sin(x / 20) * np.cos(y / 15)], -1).astype(np.uint8)
+    return np.stack([x * 255 / width, y * 255 / height, 128 + 80 * np.sin(x / 20) * np.cos(y / 15)], -1).astype(
+        np.uint8
+    )
 
 
 @pytest.mark.parametrize("square", [(30.0, 20.0, 94.0, 84.0), (30.4, 19.7, 77.9, 67.2), (-20.5, -13.0, 60.5, 68.0)])

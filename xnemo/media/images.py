@@ -57,6 +57,8 @@ def read_image(source: str | Path | bytes, *, background: int = 255, limits: Lim
             warnings.simplefilter("ignore")  # Pillow warns of size; the limit below refuses
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             head = source[:16] if isinstance(source, bytes) else _head(source)
+            if not head:
+                raise MediaError("format", f"{name} is empty (0 bytes): copy it again")
             with Image.open(file, formats=_FORMATS + _heic_plugin(head)) as image:
                 if image.width * image.height > limits.pixels:
                     raise MediaError(

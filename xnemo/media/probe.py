@@ -93,15 +93,20 @@ def open_container(path: Path, limits: Limits) -> Any:  # an av container
         raise MediaError("unreadable", f"{path} cannot be read: {error.strerror}") from error
     if size > limits.bytes:
         raise MediaError("too_large", f"{path.name} is {size >> 20} MiB, more than {limits.bytes >> 20}")
+    if size == 0:
+        raise MediaError("format", f"{path.name} is empty (0 bytes): copy it again")
     demuxer = next((name for at, magic, name in _DEMUXERS if head[at : at + len(magic)] == magic), None)
     if demuxer == "mpegts" and head[:1] != b"\x47":  # a packet is 188 bytes, and each begins so
         demuxer = None
     if demuxer is None:
-        raise MediaError("format", f"{path.name} is no video that is read here (mp4, mov, webm, mkv, avi, mpeg, ts, wmv, flv, ogg, gif): convert it first")
+        readable = "mp4, mov, webm, mkv, avi, mpeg, ts, wmv, flv, ogg, gif"
+        raise MediaError("format", f"{path.name} is no video that is read here ({readable}): convert it first")
     try:
         return av.open(str(path), format=demuxer, options={"protocol_whitelist": "file"})
     except av.error.FFmpegError as error:
-        raise MediaError("unreadable", f"{path.name} cannot be opened: {error}") from error
+        raise MediaError(
+            "unreadable", f"{path.name} cannot be opened: it is damaged or cut short ({error.strerror})"
+        ) from error
 
 
 def _presentation_times(

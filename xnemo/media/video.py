@@ -56,7 +56,9 @@ def stream_frames(
     width, height = size or _shrunk(info, max_side)
     wanted = pick(info.times, info.duration, fps, start, end)[:max_frames]
     if len(wanted) == 0:
-        raise MediaError("no_frames", f"{Path(path).name} has no frames between {start} s and {end} s")
+        raise MediaError(
+            "no_frames", f"{Path(path).name} lasts {info.duration:.2f} s and has no frames from {start:g} s on"
+        )
     unique, position = np.unique(wanted, return_inverse=True)
     read = _read_decord if info.decord else _read_pyav
     done = 0

@@ -43,6 +43,17 @@ def check_crf(crf: int) -> None:
         raise XNeMoError(f"crf is {crf}: give 0 (best) to 51 (worst)")
 
 
+def check_output(path: str | Path) -> None:
+    """Raise XNeMoError if no video can be written under this name."""
+    path = Path(path)
+    kind = format_of(path)
+    check_writable(path)
+    if kind != "png" and path.is_dir():
+        raise XNeMoError(f"{path} is a folder: give the name of a file in it")
+    if kind == "png" and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise XNeMoError(f"{path} is there already: a PNG sequence needs a new or an empty folder")
+
+
 def check_writable(path: str | Path) -> None:
     """Raise XNeMoError if nothing can be written under this name; the folder is made if it does not exist."""
     path = Path(path)
@@ -52,11 +63,7 @@ def check_writable(path: str | Path) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise XNeMoError(f"{path} cannot be written ({error.strerror}): give another place with -o") from None
-    if format_of(path) != "png" and path.is_dir():
-        raise XNeMoError(f"{path} is a folder: give the name of a file in it")
-    if format_of(path) == "png" and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise XNeMoError(f"{path} is there already: a PNG sequence needs a new or an empty folder")
+        raise XNeMoError(f"{path} cannot be written ({error.strerror}): give another place") from None
 
 
 def write_video(
