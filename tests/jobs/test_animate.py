@@ -1,4 +1,4 @@
-"""`xnemo animate` as a person runs it: killed and resumed, refused in one sentence, and its help tells every default."""
+"""`xnemo animate` as a person runs it: killed and resumed, refused in one sentence, and its flags have the defaults."""
 
 import os
 import random

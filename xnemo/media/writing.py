@@ -186,7 +186,7 @@ def _palettes(frames: Iterator[np.ndarray], rate: Fraction) -> Iterator[Any]:
         frame.pts, frame.time_base = number, 1 / rate
         if graph is None:
             graph = av.filter.Graph()
-            source = graph.add_buffer(width=frame.width, height=frame.height, format="rgb24", time_base=1 / rate)
+            source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=1 / rate)
             split, make = graph.add("split"), graph.add("palettegen", "stats_mode=single")
             use, sink = graph.add("paletteuse", "new=1:dither=sierra2_4a"), graph.add("buffersink")
             source.link_to(split)
