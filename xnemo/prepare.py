@@ -91,7 +91,7 @@ def picture_of(source: str | Path | bytes | np.ndarray, limits: Limits = PICTURE
         return source
     if isinstance(source, bytes) or is_picture(source) or Path(source).stat().st_size == 0:
         return read_image(source, limits=limits)
-    return read_frames(source, max_frames=1, limits=replace(limits, pixels=LIMITS.pixels))[0]
+    return read_frames(source, max_frames=1, limits=replace(limits, pixels=min(limits.pixels, LIMITS.pixels)))[0]
 
 
 def find_faces(image: np.ndarray, detector: FaceDetector | None = None) -> list[Face]:
@@ -186,7 +186,7 @@ def _prepare_still(
 
 def _still(path: Path, limits: Limits) -> np.ndarray:
     """A picture as a batch [1,H,W,3] of one driving frame."""
-    image = read_image(path, limits=replace(limits, pixels=max(limits.pixels, PICTURE.pixels)))
+    image = read_image(path, limits=PICTURE if limits is LIMITS else limits)
     scale = min(1.0, READ_SIDE / max(image.shape[:2]))
     return resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale))[None]
 

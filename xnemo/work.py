@@ -104,6 +104,8 @@ class Part:
         like = stream.reference
         if saved is not None:
             frames = int(saved.pop("frames"))
+            if not self._latents.exists() or self._latents.stat().st_size < frames * like[0].numel() * 4:
+                raise self._damaged()
             stream.go_on(saved)
             yield from self._kept(frames, like)
         with self._latents.open("r+b" if saved is not None else "wb") as file:
@@ -138,7 +140,10 @@ class Part:
         try:
             return load(self._state.read_bytes())
         except SafetensorError:
-            raise XNeMoError(f"{self._state} is damaged: leave --resume out to begin again") from None
+            raise self._damaged() from None
+
+    def _damaged(self) -> XNeMoError:
+        return XNeMoError(f"{self.folder} is damaged: leave --resume out to begin again")
 
 
 def _replace(path: Path, data: bytes) -> None:
