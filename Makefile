@@ -28,6 +28,7 @@ bench: $(READY)  ## measurements; printed, never asserted
 
 bench-serve: $(READY)  ## the service against the same work done directly; printed, never asserted
 	$(BIN)/python -m tests.benchmarks.serve
+
 bench-gpu: $(READY)  ## one second of video at the released shape, on a GPU
 	$(BIN)/python -m tests.benchmarks.gpu
 

@@ -100,7 +100,6 @@ def extract_dataset(arguments: argparse.Namespace) -> None:
 def extract(arguments: argparse.Namespace) -> None:
     if arguments.dataset:
         return extract_dataset(arguments)
-    import json
     from dataclasses import replace
 
     from jobs.progress import bars
@@ -108,6 +107,7 @@ def extract(arguments: argparse.Namespace) -> None:
     from xnemo.animation import encode_driving
     from xnemo.prepare import prepare_driving
     from xnemo.tokens.motion_file import save_motion
+    from xnemo.weights import model_digest
 
     folder = locate(arguments.model)
     progress = bars()
@@ -119,8 +119,7 @@ def extract(arguments: argparse.Namespace) -> None:
         progress=progress,
     )
     motion = encode_driving(load(folder), driving, progress)
-    digest = json.loads((folder / "digests.json").read_text())["model.safetensors"]
-    save_motion(replace(motion, model=digest), arguments.output)
+    save_motion(replace(motion, model=model_digest(folder)), arguments.output)
 
 
 def outpaint(arguments: argparse.Namespace) -> None:

@@ -52,8 +52,11 @@ def device(name: str) -> str:
         raise PlatformError(f"--device {name}: no such device; write cpu, cuda or auto.") from None
 
 
-def load(folder: str | Path, where: str = "cpu") -> XNeMo:
-    """The model for computing on that device: a CPU has no fast arithmetic in half precision, so there it is fp32."""
+def load(folder: str | Path, where: str = "cpu", precision: str = "auto") -> XNeMo:
+    """The model for computing on that device. precision: "fp32", "bf16", "fp16", or "auto": as stored on a GPU, and
+    fp32 on a CPU, which has no fast arithmetic in half precision."""
     import torch
 
-    return xnemo.load(folder, device=where, dtype=torch.float32 if where == "cpu" else None)
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    own = torch.float32 if where == "cpu" else None
+    return xnemo.load(folder, device=where, dtype=dtypes.get(precision, own))

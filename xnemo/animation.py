@@ -1,204 +1,202 @@
 """Animate a portrait with a driving video, from files to frames (paper section 3.3; released pose2vid script).
 
-`animate` is the whole; its steps are functions of their own, since a service runs them on different machines:
-`prepare_portrait` and `prepare_driving` look at pictures only, `encode_portrait` and `encode_driving` run the small
-networks, `sample` (xnemo.animate) denoises, `decode` makes pictures of the latents.
+`animate` is the whole, `stream` the same in bounded memory. Their steps are functions of their own, since a service
+runs them on different machines: `xnemo.scene.look` sees pictures only, `encode_portrait` and `encode_driving` run the
+small networks, `xnemo.stream` denoises, `decode` makes pictures of the latents.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xnemo.animate import sample
 from xnemo.clip import Clip
-from xnemo.config import ModelConfig
-from xnemo.errors import XNeMoError
+from xnemo.encode import (
+    Reference,
+    check_motion,
+    decode,
+    encode_driving,
+    encode_faces,
+    encode_portrait,
+    evaluating,
+    motion_tokens,
+    noise,
+    signed,
+)
 from xnemo.media.faces import FaceDetector
 from xnemo.media.faces import detector as default_detector
-from xnemo.prepare import Driving, HeadMotion, Portrait, Progress, prepare_driving, prepare_portrait
+from xnemo.options import Options
+from xnemo.prepare import Portrait, Progress
+from xnemo.scene import Actor, Source, look
+from xnemo.stream import OnStep, Stream
+from xnemo.tokens.edit import scale
 from xnemo.tokens.motion_file import Motion, still_rts
+from xnemo.work import Part, Work
 
 if TYPE_CHECKING:
     from xnemo.model import XNeMo
 
-ENCODE_BATCH = 32
+__all__ = [
+    "Animation", "Reference", "animate", "decode", "encode_driving", "encode_faces", "encode_portrait",
+    "motion_tokens", "noise", "signed", "stream",
+]  # fmt: skip
+OnWindow = Callable[[int, int, Tensor], None]
+"""Called with (finished windows, all windows, the latents [1,C,n,h,w] just finished); may raise to cancel."""
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What a portrait contributes: latents [1,C,h,w], context [1,1,d], null_motion [1,1,L,c]."""
+class Animation:
+    """A result that is made while `frames` (uint8 RGB [H,W,3]) is read; see `Clip` for the sound."""
 
-    latents: Tensor
-    context: Tensor
-    null_motion: Tensor
+    frames: Iterator[np.ndarray]
+    count: int
+    fps: float
+    audio: Path | None
+    audio_start: float
+    motions: tuple[Motion, ...]  # of the drivers, as they were taken from them
+    portrait: np.ndarray  # the whole picture, uint8 [H,W,3]
 
 
 def animate(
     model: XNeMo,
     portrait: str | Path | bytes | np.ndarray,
-    driving: str | Path | Motion,
+    driving: Source | Mapping[int, Source],
     *,
-    steps: int = 25,
-    guidance_scale: float | None = None,
-    seed: int = 0,
-    head_motion: HeadMotion = "relative",
-    face: int | None = None,
-    start: float | None = None,
-    end: float | None = None,
-    max_frames: int | None = None,
     detector: FaceDetector | None = None,
     progress: Progress | None = None,
+    on_step: OnStep | None = None,
+    on_window: OnWindow | None = None,
+    **options: Any,
 ) -> Clip:
     """Let the portrait do what the driving video's (largest) face does.
 
-    portrait: a picture file, its bytes, or uint8 RGB [H,W,3]. driving: a video file, or a motion extracted before.
-    guidance_scale: s in ε_u + s (ε_c - ε_u), by default the model's own; the paper's w is s - 1.
-    head_motion: "relative" follows the driver's head from where it is in his first frame, "still" leaves the head
-    where the portrait has it (released behaviour), "absolute" puts it where the driver has it, for a portrait that is
-    a frame of the same video. face: which face of the portrait, 0 the largest. start, end: seconds of the driving
-    video. The result has the driver's frame rate and sound. Raises XNeMoError, before any network runs, for a
-    portrait or a video without a usable face.
+    portrait: a picture file, its bytes, uint8 RGB [H,W,3], or a video whose face is replaced in every frame. driving: a
+    video, a picture, or a motion extracted before; or one of these for each of several faces, {face: driving}.
+    options: the fields of `xnemo.options.Options` (steps, guidance_scale, seed, …). on_step and on_window are called
+    as the denoiser goes on, and may raise to cancel. The result has the driver's frame rate and sound. Raises
+    XNeMoError, before any network runs, for a portrait or a video without a usable face.
     """
-    from xnemo.animate import sample
+    made = stream(
+        model, portrait, driving, detector=detector, progress=progress, on_step=on_step, on_window=on_window, **options
+    )
+    frames: np.ndarray | None = None
+    for at, frame in enumerate(made.frames):
+        frames = np.empty((made.count, *frame.shape), np.uint8) if frames is None else frames
+        frames[at] = frame
+    assert frames is not None
+    return Clip(frames, made.fps, made.audio, made.audio_start)
 
-    guidance_scale = model.config.guidance_scale if guidance_scale is None else guidance_scale
-    check_options(model.config, steps, guidance_scale)
-    detector = detector or default_detector()
-    who = prepare_portrait(portrait, model.config, detector, face)
-    audio: Path | None = None
-    if isinstance(driving, Motion):
-        motion = driving.part(0, min(len(driving), max_frames or len(driving)))
-    else:
-        video = prepare_driving(
-            driving,
-            detector,
-            head_motion=head_motion,
-            portrait=who,
-            start=start,
-            end=end,
-            max_frames=max_frames,
-            progress=progress,
-        )
-        audio = video.path if video.has_audio else None
-        motion = encode_driving(model, video, progress)
-    with evaluating(model):
-        reference = encode_portrait(model, who)
-        latents = sample(
-            model, reference.latents, reference.context, motion_tokens(model, motion), reference.null_motion,
-            steps=steps, guidance_scale=guidance_scale, noise=noise(model, len(motion), seed),
-            on_step=(lambda done, *_: progress("steps", done, steps)) if progress else None,
+
+def stream(
+    model: XNeMo,
+    portrait: str | Path | bytes | np.ndarray,
+    driving: Source | Mapping[int, Source],
+    *,
+    detector: FaceDetector | None = None,
+    progress: Progress | None = None,
+    on_step: OnStep | None = None,
+    on_window: OnWindow | None = None,
+    work: Work | None = None,
+    **options: Any,
+) -> Animation:
+    """As `animate`, but the frames are made as they are read, so that memory does not grow with the clip: what is held
+    of each frame is its motion (2 kB) and box. work: where finished windows are kept, to go on after a crash."""
+    asked = Options(**options).checked(model.config)
+    faces = list(driving) if isinstance(driving, Mapping) else [asked.face]
+    parts = {face: work.part(f"face-{face}") for face in faces} if work else {}
+    scene = look(
+        model.config, portrait, driving, asked, detector or default_detector(), progress,
+        kept=lambda face: parts[face].motion() if parts else None,
+    )  # fmt: skip
+    for actor in scene.actors:
+        if isinstance(actor.driving, Motion):
+            check_motion(model.config, actor.driving)
+    motions = tuple(_motion(model, actor, progress).part(0, scene.frames) for actor in scene.actors)
+    meter = Meter(len(motions), on_step, on_window, progress)
+    results = []
+    for at, (actor, motion) in enumerate(zip(scene.actors, motions, strict=True)):
+        part = parts.get(actor.face)
+        if part:
+            part.keep_motion(motion)
+        latents = _denoised(model, actor.portrait, _moved(model, actor, motion, asked), asked, part, at, meter)
+        results.append(frame for batch in decode(model, latents) for frame in batch)
+    frames = _counted(model, scene.composed(results), scene.frames, progress)
+    return Animation(frames, scene.frames, scene.fps, scene.audio, scene.audio_start, motions, scene.picture)
+
+
+def _denoised(
+    model: XNeMo, portrait: Portrait, motion: Motion, asked: Options, part: Part | None, at: int, meter: Meter
+) -> Iterator[Tensor]:
+    """The latents [1,C,n,h,w] of the clip, in order. What a part kept is not computed again."""
+    scale, who, frames = asked.guidance_scale or 0.0, encode_portrait(model, portrait), len(motion)
+    if asked.windows == "released":
+        shift = np.random.default_rng(asked.seed).integers(0, asked.window_size, asked.steps)
+        yield sample(
+            model, who.latents, who.context, motion_tokens(model, motion), who.null_motion, steps=asked.steps,
+            guidance_scale=scale, noise=noise(model, frames, asked.seed), windows="released",
+            offsets=shift.tolist(), window_size=asked.window_size, overlap=asked.overlap,
+            on_step=lambda done, latents: meter.step(at, 0, done - 1, latents, done, asked.steps),
         )  # fmt: skip
-        frames = np.concatenate(list(decode(model, latents, progress)))
-    return Clip(frames, motion.fps, audio, start or 0.0)
+        return
+    walk = Stream(
+        model, who.latents, who.context, who.null_motion, lambda a, b: motion_tokens(model, motion.part(a, b)), frames,
+        steps=asked.steps, guidance_scale=scale, seed=asked.seed, scheduler=asked.scheduler,
+        window_size=asked.window_size, overlap=asked.overlap,
+        on_step=lambda k, i, latents: meter.step(at, k, i, latents, sum(walk.done), walk.calls),
+    )  # fmt: skip
+    for latents in part.finished(walk) if part else walk:
+        if meter.on_window:
+            meter.on_window(walk.first, len(walk.windows), latents)
+        yield latents
 
 
-def check_options(config: ModelConfig, steps: int, guidance_scale: float) -> None:
-    """Refuse what the sampler could not run, in one sentence."""
-    if not 1 <= steps < config.schedule.train_steps:
-        raise XNeMoError(f"steps is {steps}: give 1 to {config.schedule.train_steps - 1}")
-    if not (math.isfinite(guidance_scale) and 0 <= guidance_scale <= 30):
-        raise XNeMoError(f"guidance_scale is {guidance_scale}: give a number from 0 to 30 (default 3.5)")
-
-
-@torch.no_grad()
-def encode_portrait(model: XNeMo, portrait: Portrait) -> Reference:
-    """The portrait's latents, image token and own motion with a head at rest (the null motion)."""
+def _counted(model: XNeMo, frames: Iterable[np.ndarray], count: int, progress: Progress | None) -> Iterator[np.ndarray]:
     with evaluating(model):
-        image = signed(model, portrait.reference[None])
-        f_mot = model.motion_encoder.encode(signed(model, portrait.face[None]))
-        null = model.motion_encoder.fuse(f_mot, torch.from_numpy(still_rts(1)).to(f_mot))
-        return Reference(model.codec.encode(image), model.context(image), null[None])
-
-
-def encode_driving(model: XNeMo, driving: Driving, progress: Progress | None = None) -> Motion:
-    """f_mot of every frame, once; with f_rts and the frame rate it is all the sampler needs of the driver."""
-    faces = driving.faces(model.config.motion_encoder.image_size)
-    return encode_faces(model, faces, driving.f_rts, driving.fps, progress)
-
-
-@torch.no_grad()
-def encode_faces(
-    model: XNeMo, faces: Iterable[np.ndarray], f_rts: np.ndarray, fps: float, progress: Progress | None = None
-) -> Motion:
-    """As `encode_driving`, from batches of face crops uint8 [n,M,M,3]."""
-    codes: list[Tensor] = []
-    done = 0
-    with evaluating(model):
-        for batch in faces:
-            codes += [model.motion_encoder.encode(signed(model, part)).float().cpu() for part in _split(batch)]
-            done += len(batch)
+        for done, frame in enumerate(frames, 1):
             if progress:
-                progress("motion", done, len(f_rts))
-    return Motion(torch.cat(codes).numpy(), f_rts, fps)
+                progress("frames", done, count)
+            yield frame
+
+
+class Meter:
+    """How far the denoising of all faces is, told to whoever wants to know."""
+
+    def __init__(
+        self, faces: int, on_step: OnStep | None, on_window: OnWindow | None, progress: Progress | None
+    ) -> None:
+        self.done, self.on_step, self.on_window, self.progress = [0] * faces, on_step, on_window, progress
+
+    def step(self, face: int, window: int, step: int, latents: Tensor, done: int, total: int) -> None:
+        """A window of a face has taken a step; `done` of its `total` calls of the denoiser are behind it."""
+        self.done[face] = done
+        if self.on_step:
+            self.on_step(window, step, latents)
+        if self.progress:
+            self.progress("steps", sum(self.done), total * len(self.done))
+
+
+def _motion(model: XNeMo, actor: Actor, progress: Progress | None) -> Motion:
+    driving = actor.driving
+    return driving if isinstance(driving, Motion) else encode_driving(model, driving, progress)
 
 
 @torch.no_grad()
-def motion_tokens(model: XNeMo, motion: Motion) -> Tensor:
-    """The motion tokens [1,F,L,c] of a motion."""
-    if motion.f_mot.shape[1] != model.config.motion_encoder.f_mot:
-        raise XNeMoError(
-            f"the motion's f_mot has width {motion.f_mot.shape[1]}, the model expects "
-            f"{model.config.motion_encoder.f_mot}: extract it again with this model"
-        )
-    like = model.motion_encoder.final_proj.weight
+def _moved(model: XNeMo, actor: Actor, motion: Motion, asked: Options) -> Motion:
+    """The motion as the options want it: all, part, less or more of it."""
+    if asked.move == "expression":
+        motion = replace(motion, f_rts=still_rts(len(motion)))
+    if asked.strength == 1 and asked.move != "head":
+        return motion
     with evaluating(model):
-        return model.motion_encoder.fuse(
-            torch.from_numpy(motion.f_mot).to(like), torch.from_numpy(motion.f_rts).to(like)
-        )[None]
-
-
-def noise(model: XNeMo, frames: int, seed: int) -> Tensor:
-    """Standard normal noise [1,C,F,h,w], the same on every device."""
-    side, channels = model.config.latent_size, model.config.codec.channels
-    generator = torch.Generator().manual_seed(seed)
-    count = 1 if model.config.shared_noise else frames
-    drawn = torch.randn(count, channels, side, side, generator=generator)  # frame by frame: a longer clip begins alike
-    drawn = drawn.expand(frames, -1, -1, -1)
-    return drawn.transpose(0, 1)[None].to(_like(model))
-
-
-@torch.no_grad()
-def decode(model: XNeMo, latents: Tensor, progress: Progress | None = None) -> Iterator[np.ndarray]:
-    """latents [1,C,F,h,w] as pictures, uint8 [n,H,W,3] in order; raises XNeMoError if they are not finite."""
-    done = 0
-    for images in model.codec.decode_clip(latents[0].transpose(0, 1)):
-        if not images.isfinite().all():
-            raise XNeMoError("the networks gave NaN: the weights are damaged, or the precision is too low for them")
-        done += len(images)
-        yield ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        if progress:
-            progress("frames", done, latents.shape[2])
-
-
-def signed(model: XNeMo, images: np.ndarray) -> Tensor:
-    """uint8 [n,H,W,3] as [n,3,H,W] in [-1,1], on the model's device and in its precision."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    return (pixels.float() / 127.5 - 1).to(_like(model))
-
-
-@contextmanager
-def evaluating(model: XNeMo) -> Iterator[None]:
-    """Dropout is off inside the block."""
-    was = model.training
-    model.train(False)
-    try:
-        yield
-    finally:
-        model.train(was)
-
-
-def _like(model: XNeMo) -> Tensor:
-    return model.denoiser.conv_in.weight
-
-
-def _split(faces: np.ndarray) -> Iterator[np.ndarray]:
-    for at in range(0, len(faces), ENCODE_BATCH):
-        yield faces[at : at + ENCODE_BATCH]
+        own = model.motion_encoder.encode(signed(model, actor.portrait.face[None]))[0].float().cpu().numpy()
+    if asked.move == "head":
+        motion = replace(motion, f_mot=np.repeat(own[None], len(motion), axis=0))
+    shift, size = motion.f_rts[:, :2] * asked.strength, motion.f_rts[:, 2:] ** asked.strength
+    return replace(scale(motion, asked.strength, own), f_rts=np.concatenate([shift, size], axis=1))

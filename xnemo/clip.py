@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from xnemo.media import provenance
 from xnemo.media.images import resize
-from xnemo.media.video import write_video
+from xnemo.media.writing import CRF, write_video
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Clip:
     audio_start: float = 0.0
     model: str = ""
 
-    def save(self, path: str | Path, provenance: bool = True, *, label: bool = False, crf: int = 18) -> Path:
-        """Write an H.264 mp4 with its sound; see `save_frames`."""
+    def save(self, path: str | Path, provenance: bool = True, *, label: bool = False, crf: int = CRF) -> Path:
+        """Write an mp4, webm, gif or PNG folder; see `save_frames`."""
         return save_frames(
             path,
             self.frames,
@@ -51,34 +50,34 @@ def save_frames(
     model: str = "",
     marks: bool = True,
     label: bool = False,
-    crf: int = 18,
+    crf: int = CRF,
 ) -> Path:
-    """Write frames uint8 RGB [H,W,3], as they come, as an H.264 mp4 with its sound; returns the path.
+    """Write frames uint8 RGB [H,W,3], as they come, in the format that the name's ending says.
 
     Frames under 256 pixels are enlarged to it: players show them badly, and compression would wash the marks
-    out. marks: watermark and note in the file. label: also a visible label. crf: x264 quality, lower is better.
+    out. marks: watermark and note in the file. label: also a visible label. crf: quality, lower is better.
     """
     enlarged = map(_enlarge, frames)
     marked = provenance.mark(enlarged, visible=label) if marks else enlarged
     metadata = provenance.note(model) if marks else {}
-    with _sound(audio, audio_start) as sound:
-        return write_video(path, marked, fps, audio_from=sound, crf=crf, metadata=metadata)
+    return write_video(path, marked, fps, audio_from=audio, crf=crf, metadata=metadata, audio_start=audio_start)
 
 
 def side_by_side(
     portrait: np.ndarray,
-    driving: Iterable[np.ndarray],
+    driving: Iterable[np.ndarray] | None,
     result: Iterable[np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Frames [H,W',3]: portrait | driving | result, brought to the result's height (at least 256). Streams.
 
-    portrait uint8 RGB [h,w,3]; driving and result: frames uint8 RGB; the longer of them is cut.
+    portrait uint8 RGB [h,w,3]; driving (None: left out) and result: frames uint8 RGB; the longer of them is cut.
     """
     left: np.ndarray | None = None
-    for driver, frame in zip(driving, result, strict=False):
+    for driver, frame in zip(repeat(None) if driving is None else driving, result, strict=False):
         frame = _enlarge(frame)
         left = _to_height(portrait, len(frame)) if left is None else left
-        yield np.concatenate([left, _to_height(driver, len(frame)), frame], axis=1)
+        middle = [] if driver is None else [_to_height(driver, len(frame))]
+        yield np.concatenate([left, *middle, frame], axis=1)
 
 
 def _enlarge(frame: np.ndarray) -> np.ndarray:
@@ -89,23 +88,3 @@ def _enlarge(frame: np.ndarray) -> np.ndarray:
 
 def _to_height(frame: np.ndarray, height: int) -> np.ndarray:
     return frame if len(frame) == height else resize(frame, round(frame.shape[1] * height / len(frame)), height)
-
-
-@contextmanager
-def _sound(audio: Path | None, start: float) -> Iterator[Path | None]:
-    """A file whose sound begins at `start` of `audio`: the file itself, or a temporary one."""
-    if audio is None or start <= 0:
-        yield audio
-        return
-    import av
-
-    from xnemo.media.sound import mux_sound, read_sound, sound_stream
-
-    with tempfile.TemporaryDirectory(prefix="xnemo-sound-") as folder:
-        path = Path(folder) / "sound.m4a"
-        with av.open(str(path), "w", format="mp4") as out:
-            stream = sound_stream(out, audio)
-            if stream is not None:
-                layout = stream.codec_context.layout.name
-                mux_sound(out, stream, read_sound(audio, start, float(1 << 20), layout=layout))
-        yield path if stream is not None else None

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -30,24 +30,34 @@ class Codec(nn.Module):
         """The images of independent latents."""
         return torch.cat([self._decode(part, frames=1) for part in latents.split(self.chunk)])
 
-    def decode_clip(self, latents: Tensor) -> Iterator[Tensor]:
-        """The frames of one clip, latents [F,C,h,w], in order as [n,3,H,W] pieces that bound the memory.
+    def decode_clip(self, latents: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+        """The frames of one clip, latents [F,C,h,w] at once or in pieces, in order as [n,3,H,W] of bounded size.
 
-        A temporal decoder's chunks overlap and are cross-faded, so no seam shows where they meet.
+        A temporal decoder's chunks overlap and are cross-faded, so no seam shows where they meet. How the latents
+        are cut into pieces changes nothing.
         """
-        held = latents.new_zeros(0)  # decoded frames the next chunk will be faded into
-        stride, n = self.chunk - self.overlap, len(latents)
-        for start in range(0, max(n - self.overlap, 1), stride):
-            part = latents[start : start + self.chunk]
+        held: Tensor | None = None  # decoded frames the next chunk will be faded into
+        stride = self.chunk - self.overlap
+        for part, final in self._chunks([latents] if isinstance(latents, Tensor) else latents):
             frames = self._decode(part, frames=len(part))
-            if len(held):
+            if held is not None and len(held):
                 fade = torch.arange(1, len(held) + 1, device=frames.device) / (len(held) + 1)
                 fade = fade.to(frames.dtype).view(-1, 1, 1, 1)
                 frames = torch.cat([held.lerp(frames[: len(held)], fade), frames[len(held) :]])
-            final = start + self.chunk >= n
             ready = frames if final else frames[:stride]
             held = frames[len(ready) :]
             yield ready
+
+    def _chunks(self, pieces: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+        """(chunk of latents, whether it is the last); neighbours share `overlap` frames."""
+        waiting: Tensor | None = None
+        for piece in pieces:
+            waiting = piece if waiting is None else torch.cat([waiting, piece])
+            while len(waiting) > self.chunk:
+                yield waiting[: self.chunk], False
+                waiting = waiting[self.chunk - self.overlap :]
+        if waiting is not None:
+            yield waiting, True
 
     def _encode(self, images: Tensor) -> Tensor:
         raise NotImplementedError

@@ -4,8 +4,9 @@ the face detector (paper section 3.3; released code: crops of 2.0 and 1.1 times 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,19 +20,22 @@ from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
 from xnemo.media.faces import Face, FaceDetector
 from xnemo.media.faces import detector as default_detector
-from xnemo.media.images import read_image
+from xnemo.media.images import is_picture, read_image, resize
 from xnemo.media.limits import LIMITS, Limits, MediaError
-from xnemo.media.video import probe, stream_frames
+from xnemo.media.video import probe, read_frames, stream_frames
 from xnemo.tokens.motion_file import still_rts
 
 HeadMotion = Literal["relative", "still", "absolute"]
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total), stages "faces", "motion", "steps", "frames", in that order."""
+"""Called with (stage, done, total): "faces" found and "motion" read, in frames; then, interleaved, "steps", calls of
+the denoiser, and finished "frames"."""
 
 MAX_GAP_S = 0.5  # a face lost for longer is refused: what it did meanwhile would be invented
 MAX_JUMP = 0.75  # of the box side, per frame: farther away is another face
 READ_SIDE = 1280  # driving frames are read no larger: their faces are cut to 224 pixels or less
 FOLLOWED = 25  # frames for which a face that was seen needs no second close look
+STILL_FPS = 25.0  # of a picture as driver
+PICTURE = replace(LIMITS, pixels=36_000_000)  # a portrait's: any camera's photograph, but no bomb
 SIGMA_S = 0.2  # smoothing of the boxes in seconds: 5 frames at 25 fps (released code)
 
 
@@ -66,6 +70,9 @@ class Driving:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Batches of the frames, uint8 [n,H,W,3]."""
+        if is_picture(self.path):
+            yield _still(self.path, self.limits)
+            return
         yield from stream_frames(
             self.path, fps=self.fps, max_side=READ_SIDE, start=self.start, max_frames=len(self), limits=self.limits
         )
@@ -78,23 +85,34 @@ class Driving:
             done += len(frames)
 
 
+def picture_of(source: str | Path | bytes | np.ndarray, limits: Limits = PICTURE) -> np.ndarray:
+    """The portrait as uint8 RGB [H,W,3]: a picture, its bytes, or the first frame of a video file."""
+    if isinstance(source, np.ndarray):
+        return source
+    if isinstance(source, bytes) or is_picture(source) or Path(source).stat().st_size == 0:
+        return read_image(source, limits=limits)
+    return read_frames(source, max_frames=1, limits=replace(limits, pixels=min(limits.pixels, LIMITS.pixels)))[0]
+
+
+def find_faces(image: np.ndarray, detector: FaceDetector | None = None) -> list[Face]:
+    """The faces of a picture as they are numbered everywhere: the largest is 0."""
+    return sorted((detector or default_detector()).detect(image), key=_side, reverse=True)
+
+
 def prepare_portrait(
     source: str | Path | bytes | np.ndarray,
     config: ModelConfig,
     detector: FaceDetector | None = None,
     face: int | None = None,
-    limits: Limits = LIMITS,
+    limits: Limits = PICTURE,
 ) -> Portrait:
     """Find the face and cut its crops. Raises MediaError (`no_face`, `no_such_face`, …)."""
-    image = source if isinstance(source, np.ndarray) else read_image(source, limits=limits)
-    faces = sorted((detector or default_detector()).detect(image), key=_side, reverse=True)
+    image = picture_of(source, limits)
+    faces = find_faces(image, detector)
     if not faces:
         raise MediaError("no_face", "no face was found in the portrait: give a picture that shows one from the front")
     if not 0 <= (face or 0) < len(faces):
-        raise MediaError(
-            "no_such_face",
-            f"face {face} was asked for, but the portrait shows {len(faces)}: give 0 (the largest) to {len(faces) - 1}",
-        )
+        raise _no_such_face(face or 0, "the portrait", len(faces))
     box = np.asarray(faces[face or 0].box, dtype=np.float64)
     height, width = image.shape[:2]
     reference = cut(image[None], crops.square(box, crops.REFERENCE_SCALE)[None], config.image_size)[0]
@@ -114,47 +132,89 @@ def prepare_driving(
     fps: float | None = None,
     limits: Limits = LIMITS,
     progress: Progress | None = None,
+    face: int = 0,
 ) -> Driving:
     """Read the video once and find its face in every frame. Raises MediaError (`no_face`, `face_lost`, …).
 
-    fps: resample to this rate (default: the video's own). portrait is needed for "absolute" only, and must then have
-    the video's aspect ratio.
+    A picture counts as a video of one frame. fps: resample to this rate (default: the video's own). portrait is needed
+    for "absolute" only, and must then have the video's aspect ratio. face: which one, by size in the first frame that
+    shows any.
     """
     path, start, detector = Path(path), start or 0.0, detector or default_detector()
+    if is_picture(path):
+        return _prepare_still(path, detector, head_motion, portrait, fps, face, limits)
     info = probe(path, limits)
     if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
         raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
     rate = float(Fraction(fps or info.fps).limit_denominator(1001))  # 24.999… is 25
     total = min(math.ceil((min(end or info.duration, info.duration) - start) * rate), max_frames or 1 << 40)
-    seen: list[Sequence[Face]] = []
-    frame = np.zeros((0, 0, 3))
-    for frames in stream_frames(
-        path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames, limits=limits, info=info
-    ):
-        for frame in frames:  # once a face has passed the close look, following it needs no more of them
-            seen.append(detector.detect(frame, quick=any(map(len, seen[-FOLLOWED:]))))
-        if progress:
-            progress("faces", len(seen), max(total, len(seen)))
-    boxes = crops.smooth_boxes(bridge(follow(seen), rate, path.name), SIGMA_S * rate)
-    f_rts = _f_rts(boxes, head_motion, portrait, (frame.shape[1], frame.shape[0]))
-    return Driving(path, boxes, f_rts, rate, start, info.has_audio, limits)
+    size = (0, 0)
+
+    def look() -> Iterator[list[Face]]:
+        nonlocal size
+        lately, done = deque([False], maxlen=FOLLOWED), 0
+        for frames in stream_frames(
+            path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames, limits=limits, info=info
+        ):
+            size = (frames.shape[2], frames.shape[1])
+            for frame in frames:  # once a face has passed the close look, following it needs no more of them
+                faces = detector.detect(frame, quick=any(lately))
+                lately.append(bool(faces))
+                yield faces
+            done += len(frames)
+            if progress:
+                progress("faces", done, max(total, done))
+
+    boxes = crops.smooth_boxes(bridge(follow(look(), face, path.name), rate, path.name), SIGMA_S * rate)
+    return Driving(path, boxes, _f_rts(boxes, head_motion, portrait, size), rate, start, info.has_audio, limits)
 
 
-def follow(seen: Sequence[Sequence[Face]]) -> np.ndarray:
-    """Boxes [F,4] of one face through the frames: the largest of the first frame that shows any, then always the
-    nearest; rows of NaN where it is lost."""
-    boxes = np.full((len(seen), 4), np.nan)
+def _prepare_still(
+    path: Path,
+    detector: FaceDetector,
+    head_motion: HeadMotion,
+    portrait: Portrait | None,
+    fps: float | None,
+    face: int,
+    limits: Limits,
+) -> Driving:
+    picture = _still(path, limits)
+    boxes = bridge(follow([detector.detect(picture[0])], face, path.name), STILL_FPS, path.name)
+    f_rts = _f_rts(boxes, head_motion, portrait, (picture.shape[2], picture.shape[1]))
+    return Driving(path, boxes, f_rts, fps or STILL_FPS, 0.0, False, limits)
+
+
+def _still(path: Path, limits: Limits) -> np.ndarray:
+    """A picture as a batch [1,H,W,3] of one driving frame."""
+    image = read_image(path, limits=PICTURE if limits is LIMITS else limits)
+    scale = min(1.0, READ_SIDE / max(image.shape[:2]))
+    return resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale))[None]
+
+
+def follow(seen: Iterable[Sequence[Face]], face: int = 0, name: str = "the video") -> np.ndarray:
+    """Boxes [F,4] of one face through the frames: the `face`-th by size of the first frame that shows any, then always
+    the nearest; rows of NaN where it is lost. Raises MediaError (`no_such_face`)."""
+    boxes: list[np.ndarray] = []
     last: np.ndarray | None = None
-    for at, faces in enumerate(seen):
-        if last is None:
-            chosen = max(faces, key=_side, default=None)
-        else:
+    for faces in seen:
+        chosen: Face | None = None
+        if last is not None:
             chosen = min(faces, key=partial(_distance, last=last), default=None)
             if chosen is not None and _distance(chosen, last) > MAX_JUMP:
                 chosen = None
+        elif faces:
+            if not 0 <= face < len(faces):
+                raise _no_such_face(face, f"{name}, where it first shows a face,", len(faces))
+            chosen = sorted(faces, key=_side, reverse=True)[face]
         if chosen is not None:
-            last = boxes[at] = np.asarray(chosen.box, dtype=np.float64)
-    return boxes
+            last = np.asarray(chosen.box, dtype=np.float64)
+        boxes.append(np.full(4, np.nan) if chosen is None or last is None else last)
+    return np.array(boxes).reshape(-1, 4)
+
+
+def _no_such_face(face: int, where: str, count: int) -> MediaError:
+    choice = f"0 (the largest) to {count - 1}" if count > 1 else "0"
+    return MediaError("no_such_face", f"face {face} was asked for, but {where} shows {count}: give {choice}")
 
 
 def bridge(boxes: np.ndarray, fps: float, name: str) -> np.ndarray:

@@ -152,6 +152,14 @@ def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
     return ready(model, device, dtype)
 
 
+def model_digest(folder: Path) -> str:
+    """The digest by which motion files name the model in `folder`."""
+    try:
+        return str(json.loads((folder / DIGESTS).read_text())[MODEL])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise XNeMoError(f"{folder / DIGESTS} is absent or unreadable: save the model again with xnemo.save") from None
+
+
 def reason(error: Exception) -> str:
     """The first line of an error; of a configuration's, the key and what is wrong with it."""
     if isinstance(error, ValidationError):

@@ -7,6 +7,7 @@ window's ends so that no seam shows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,3 +55,42 @@ def _stride(size: int, overlap: int) -> int:
     if not 0 <= overlap < size:
         raise XNeMoError(f"windows of {size} frames cannot overlap by {overlap}: give 0 to {size - 1}")
     return size - overlap
+
+
+def order(
+    windows: Sequence[Window], steps: int, done: Sequence[int] | None = None, first: int = 0
+) -> Iterator[tuple[int, int]]:
+    """(window, step) in an order that finishes the clip from its beginning: always the earliest window that may go on.
+
+    Step i of a window needs step i-1 of every window it shares frames with, and step i of the earlier ones among them
+    before it, so predictions add up as if all windows took each step together. At most about `steps` windows are
+    under way at any time, however long the clip. done: the steps each window has behind it; first: the earliest
+    unfinished window (both to go on in the middle).
+    """
+    begins = [int(window.frames[0]) for window in windows]
+    ends = [int(window.frames[-1]) + 1 for window in windows]
+    count, progress = len(windows), list(done) if done else [0] * len(windows)
+
+    def ready(k: int) -> bool:
+        earlier, later = k - 1, k + 1
+        while earlier >= first and ends[earlier] > begins[k]:
+            if progress[earlier] <= progress[k]:
+                return False
+            earlier -= 1
+        while later < count and begins[later] < ends[k]:
+            if progress[later] < progress[k]:
+                return False
+            later += 1
+        return progress[k] < steps
+
+    k = first
+    while first < count:
+        while not ready(k):
+            k += 1
+        yield k, progress[k]
+        progress[k] += 1
+        while first < count and progress[first] == steps:
+            first += 1
+        ran = k
+        while k > first and ends[k - 1] > begins[ran]:  # earlier ones that share frames with it may be ready now
+            k -= 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from tests.benchmarks import animate as animation
 from xnemo import animate
 from xnemo.animation import noise
 from xnemo.batch import PairBatch
@@ -38,6 +39,7 @@ def main() -> None:
     show("small model, motion stage, pairs/s", 8, step)
     show("small model, 4 steps of 24 frames, frames/s", 24, lambda: sample(model, 24))
     guided_step()
+    animation.main()
 
 
 def pairs(count: int) -> PairBatch:

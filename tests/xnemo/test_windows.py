@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xnemo.errors import XNeMoError
-from xnemo.windows import open_windows, released_windows
+from xnemo.windows import open_windows, order, released_windows
 
 SHAPES = st.integers(1, 32).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
 
@@ -53,3 +53,27 @@ def test_a_short_clip_is_one_window() -> None:
 def test_an_overlap_as_long_as_the_window_is_refused() -> None:
     with pytest.raises(XNeMoError, match="overlap"):
         open_windows(100, size=8, overlap=8)
+
+
+@given(frames=st.integers(1, 120), size=st.integers(1, 24), data=st.data(), steps=st.integers(1, 9))
+def test_the_order_of_a_stream_meets_every_need(frames: int, size: int, data: st.DataObject, steps: int) -> None:
+    windows = open_windows(frames, 0, size, data.draw(st.integers(0, size - 1)))
+    frame_sets = [set(window.frames.tolist()) for window in windows]
+    done = [0] * len(windows)
+    for k, i in order(windows, steps):
+        assert done[k] == i
+        for other, shared in enumerate(frame_sets):
+            if other != k and shared & frame_sets[k]:
+                assert done[other] == i + (other < k)
+        done[k] += 1
+    assert done == [steps] * len(windows)
+
+
+@pytest.mark.parametrize("overlap", [0, 4, 16])
+def test_a_stream_has_few_windows_under_way(overlap: int) -> None:
+    windows, steps = open_windows(2000, 0, 24, overlap), 10
+    done, most = [0] * len(windows), 0
+    for k, _ in order(windows, steps):
+        done[k] += 1
+        most = max(most, sum(0 < each < steps for each in done))
+    assert most <= 1 + steps * 24 // (24 - overlap)

@@ -8,7 +8,7 @@ it sees faces in textures. Model files lie in `XNEMO_FACE_MODELS` or `<venv>/sha
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,20 @@ def _find_in_parts(find: Find, image: np.ndarray) -> tuple[np.ndarray, np.ndarra
         if rows:
             return np.array(rows), np.array(scores)
     return np.zeros((0, 4)), np.zeros(0)
+
+
+def numbered(image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+    """A copy of the image uint8 RGB [H,W,3] with a frame around each face and its number in the list."""
+    out, thick = image.copy(), max(2, round(min(image.shape[:2]) / 200))
+    for number, face in enumerate(faces):
+        left, top, right, bottom = (round(value) for value in face.box)
+        cv2.rectangle(out, (left, top), (right, bottom), (255, 210, 0), thick)
+        scale = max(0.5, (bottom - top) / 120)
+        (width, height), below = cv2.getTextSize(str(number), cv2.FONT_HERSHEY_SIMPLEX, scale, 2 * thick)
+        cv2.rectangle(out, (left, top), (left + width + 4 * thick, top + height + below), (255, 210, 0), -1)
+        where = (left + 2 * thick, top + height + below // 2)
+        cv2.putText(out, str(number), where, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 2 * thick, cv2.LINE_AA)
+    return out
 
 
 def models_folder() -> Path:

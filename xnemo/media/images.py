@@ -9,11 +9,41 @@ import numpy as np
 
 from xnemo.media.limits import LIMITS, Limits, MediaError
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
+_FIRST_BYTES = ((0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (8, b"WEBP"), (0, b"BM"), (0, b"II*\0"), (0, b"MM\0*"),
+                (4, b"ftypavif"), *((4, b"ftyp" + brand) for brand in _HEIC))  # fmt: skip
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file begins like a still picture (and not like a video). Raises MediaError if it cannot be read."""
+    return any(_head(path)[at : at + len(magic)] == magic for at, magic in _FIRST_BYTES)
+
+
+def _head(path: str | Path) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(16)
+    except OSError as error:
+        raise MediaError("unreadable", f"{path} cannot be read: {error.strerror}") from error
+
+
+def _heic_plugin(head: bytes) -> tuple[str, ...]:
+    """Pillow's name for HEIC, if that is what this is and the package pillow-heif is installed to read it."""
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIC:
+        return ()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise MediaError(
+            "format", "HEIC pictures need the package pillow-heif: install it, or convert the picture to JPEG"
+        ) from None
+    register_heif_opener()
+    return ("HEIF",)
 
 
 def read_image(source: str | Path | bytes, *, background: int = 255, limits: Limits = LIMITS) -> np.ndarray:
-    """Read JPEG, PNG, WebP, BMP or TIFF as uint8 RGB [H, W, 3].
+    """Read JPEG, PNG, WebP, AVIF, BMP, TIFF or (with pillow-heif) HEIC as uint8 RGB [H, W, 3].
 
     The EXIF rotation is applied, transparent pixels lie over the grey level `background` (255 white), grey
     becomes three equal channels, 16 bit is scaled to 8, of several pages the first is taken. Raises
@@ -26,7 +56,10 @@ def read_image(source: str | Path | bytes, *, background: int = 255, limits: Lim
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of size; the limit below refuses
             file = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=_FORMATS) as image:
+            head = source[:16] if isinstance(source, bytes) else _head(source)
+            if not head:
+                raise MediaError("format", f"{name} is empty (0 bytes): copy it again")
+            with Image.open(file, formats=_FORMATS + _heic_plugin(head)) as image:
                 if image.width * image.height > limits.pixels:
                     raise MediaError(
                         "too_large",
@@ -39,9 +72,7 @@ def read_image(source: str | Path | bytes, *, background: int = 255, limits: Lim
     except Image.DecompressionBombError as error:
         raise MediaError("too_large", f"{name} is too large ({error}): scale it down first") from error
     except Image.UnidentifiedImageError as error:
-        raise MediaError("format", f"{name} is no JPEG, PNG, WebP, BMP or TIFF picture: convert it") from error
-    except FileNotFoundError as error:
-        raise MediaError("unreadable", f"{source!s} does not exist") from error
+        raise MediaError("format", f"{name} is no JPEG, PNG, WebP, AVIF, BMP or TIFF picture: convert it") from error
     except Exception as error:  # Pillow raises anything at all on damaged files
         raise MediaError("unreadable", f"{name} cannot be read: {error}") from error
 

@@ -1,6 +1,6 @@
 """What a video file holds, without decoding it; and a check of every frame, when damage must be noticed.
 
-Only mp4/mov, webm/mkv and avi are opened, each by the demuxer that its first bytes name.
+Opened are mp4/mov, webm/mkv, avi, mpeg, ts, wmv, flv, ogg and gif, each by the demuxer that its first bytes name.
 """
 
 from dataclasses import dataclass, field
@@ -21,6 +21,12 @@ _DEMUXERS = (
     (4, b"free", "mov"),
     (0, b"\x1a\x45\xdf\xa3", "matroska"),
     (8, b"AVI ", "avi"),
+    (0, b"GIF8", "gif"),
+    (0, b"FLV\x01", "flv"),
+    (0, b"OggS", "ogg"),
+    (0, b"\x00\x00\x01\xba", "mpeg"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
+    (188, b"\x47", "mpegts"),
 )
 _DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg"}
 
@@ -46,7 +52,7 @@ class VideoInfo:
 
 def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
     """Read the header and the packet list, without decoding. Raises MediaError for a file outside `limits`,
-    not a video, cut short, or of a container that is not allowed (mp4/mov, webm/mkv and avi are)."""
+    not a video, cut short, or of a container that is not allowed."""
     import av
 
     path = Path(path)
@@ -82,18 +88,25 @@ def open_container(path: Path, limits: Limits) -> Any:  # an av container
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(189)
     except OSError as error:
         raise MediaError("unreadable", f"{path} cannot be read: {error.strerror}") from error
     if size > limits.bytes:
         raise MediaError("too_large", f"{path.name} is {size >> 20} MiB, more than {limits.bytes >> 20}")
+    if size == 0:
+        raise MediaError("format", f"{path.name} is empty (0 bytes): copy it again")
     demuxer = next((name for at, magic, name in _DEMUXERS if head[at : at + len(magic)] == magic), None)
+    if demuxer == "mpegts" and head[:1] != b"\x47":  # a packet is 188 bytes, and each begins so
+        demuxer = None
     if demuxer is None:
-        raise MediaError("format", f"{path.name} is no mp4, mov, webm, mkv or avi file: convert it first")
+        readable = "mp4, mov, webm, mkv, avi, mpeg, ts, wmv, flv, ogg, gif"
+        raise MediaError("format", f"{path.name} is no video that is read here ({readable}): convert it first")
     try:
         return av.open(str(path), format=demuxer, options={"protocol_whitelist": "file"})
     except av.error.FFmpegError as error:
-        raise MediaError("unreadable", f"{path.name} cannot be opened: {error}") from error
+        raise MediaError(
+            "unreadable", f"{path.name} cannot be opened: it is damaged or cut short ({error.strerror})"
+        ) from error
 
 
 def _presentation_times(

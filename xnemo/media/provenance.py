@@ -98,24 +98,50 @@ def note(model: str, **facts: Any) -> dict[str, str]:
 
 
 def read_note(path: str | Path) -> dict[str, Any] | None:
-    """The note in a video file, or None."""
-    import av
+    """The note in a video file, a gif, a picture or a folder of PNG files, or None."""
+    from xnemo.media.images import is_picture
 
-    with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-        text = container.metadata.get(NOTE_KEY, "")
+    path = Path(path)
+    if path.is_dir():
+        return next((read_note(file) for file in sorted(path.glob("*.png"))), None)
     try:
-        body = json.loads(text)
-    except json.JSONDecodeError:
+        body = json.loads(_picture_note(path) if is_picture(path) else _container_note(path))
+    except (ValueError, KeyError, IndexError, TypeError):
         return None
     return body if isinstance(body, dict) and "synthetic" in body else None
 
 
+def _container_note(path: Path) -> str:
+    from xnemo.media.limits import LIMITS
+    from xnemo.media.probe import open_container
+
+    with open_container(path, LIMITS) as container:
+        texts = {key.lower(): value for key, value in container.metadata.items()}  # Matroska writes it in capitals
+    return str(texts[NOTE_KEY])
+
+
+def _picture_note(path: Path) -> str:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if NOTE_KEY in image.info:
+            return str(image.info[NOTE_KEY])
+        return str(json.loads(image.getexif()[0x010E])[NOTE_KEY])
+
+
 def inspect(path: str | Path, *, frames: int = 32) -> Marks:
-    """Look for all three marks in the first `frames` frames of a video file."""
+    """Look for all three marks in the first `frames` frames of a video file, gif, picture or folder of PNG files."""
+    from xnemo.media.images import is_picture, read_image
     from xnemo.media.video import stream_frames
 
-    batches = stream_frames(path, max_frames=frames)
-    sample = list(islice((frame for batch in batches for frame in batch), frames))
+    path = Path(path)
+    if path.is_dir():
+        sample = [read_image(file) for file in sorted(path.glob("*.png"))[:frames]]
+    elif is_picture(path):
+        sample = [read_image(path)]
+    else:
+        batches = stream_frames(path, max_frames=frames)
+        sample = list(islice((frame for batch in batches for frame in batch), frames))
     return Marks(label=has_label(sample), watermark=watermark_score(sample), note=read_note(path))
 
 

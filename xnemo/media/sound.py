@@ -37,6 +37,8 @@ def read_sound(
             for frame in container.decode(stream):
                 if position is None:
                     position = round(((frame.time or 0.0) - origin - start) * rate)
+                    channels = resampler.layout.nb_channels if resampler.layout else stream.channels
+                    yield from _silence(channels, min(position, round((end - start) * rate)), rate)
                 for block in resampler.resample(frame):
                     samples = block.to_ndarray()
                     keep = samples[:, max(0, -position) : max(0, round((end - start) * rate) - position)]
@@ -49,13 +51,49 @@ def read_sound(
             raise MediaError("corrupt", f"the sound of {Path(path).name} is damaged: {error}") from error
 
 
-def sound_stream(out, path: str | Path):  # type: ignore[no-untyped-def]  # av containers and streams
-    """Add an AAC stream of the rate and layout of `path` to an output container; None if it has no sound."""
-    with open_container(Path(path), LIMITS) as container:
-        if not container.streams.audio:
-            return None
-        source = container.streams.audio[0]
-        return out.add_stream("aac", rate=source.rate, layout="mono" if source.channels == 1 else "stereo")
+class SoundTrack:
+    """The sound of a file from `start` seconds on, laid into an open container as its picture grows."""
+
+    def __init__(self, out, stream, path: Path, start: float) -> None:  # type: ignore[no-untyped-def]
+        self.out, self.stream, self.rate = out, stream, stream.rate
+        layout = stream.codec_context.layout.name
+        self.blocks = read_sound(path, start, float(1 << 20), rate=stream.rate, layout=layout)
+        self.waiting = np.zeros((stream.codec_context.layout.nb_channels, 0), np.float32)
+        self.taken = self.written = 0
+
+    @classmethod
+    def of(cls, out, path: str | Path, start: float, codec: str) -> "SoundTrack | None":  # type: ignore[no-untyped-def]
+        """The track of `path` in an output container; None if the file has no sound."""
+        with open_container(Path(path), LIMITS) as container:
+            if not container.streams.audio:
+                return None
+            source = container.streams.audio[0]
+            rate = 48_000 if codec == "libopus" else source.rate  # Opus knows no 44.1 kHz
+            stream = out.add_stream(codec, rate=rate, layout="mono" if source.channels == 1 else "stereo")
+        return cls(out, stream, Path(path), start)
+
+    def until(self, seconds: float) -> None:
+        """Write all whole packets of the sound before this time."""
+        import av
+
+        end, step = round(seconds * self.rate), self.stream.codec_context.frame_size or 1024
+        while self.taken < end and (block := next(self.blocks, None)) is not None:
+            self.waiting = np.concatenate([self.waiting, block], axis=1)
+            self.taken += block.shape[1]
+        ready = min(self.waiting.shape[1], end - self.written)
+        for at in range(0, ready - step + 1, step):
+            _mux_block(av, self.out, self.stream, self.waiting[:, at : at + step], self.written + at)
+        whole = max(0, ready) // step * step
+        self.waiting, self.written = self.waiting[:, whole:], self.written + whole
+        self.rest = end - self.written
+
+    def close(self) -> None:
+        """Write what is left before the time last given."""
+        import av
+
+        if min(self.rest, self.waiting.shape[1]) > 0:
+            _mux_block(av, self.out, self.stream, self.waiting[:, : self.rest], self.written)
+        self.out.mux(self.stream.encode(None))
 
 
 def mux_sound(out, stream, blocks: Iterator[np.ndarray]) -> None:  # type: ignore[no-untyped-def]
@@ -82,6 +120,12 @@ def _mux_block(av, out, stream, samples: np.ndarray, position: int) -> None:  # 
     )
     frame.sample_rate, frame.pts = stream.rate, position
     out.mux(stream.encode(frame))
+
+
+def _silence(channels: int, samples: int, rate: int) -> Iterator[np.ndarray]:
+    """What is heard before a sound that begins later than its picture, in blocks of up to a second."""
+    for at in range(0, samples, rate):
+        yield np.zeros((channels, min(rate, samples - at)), np.float32)
 
 
 def cut_sound(

@@ -1,4 +1,4 @@
-"""Video files in and out: decode with decord (PyAV where decord is wrong), write H.264 with PyAV.
+"""Video files in: decode with decord, with PyAV where decord is wrong. (Out: `xnemo.media.writing`.)
 
 Which decoder reads a file is settled by its header, never by trial: decord seeks and resizes by itself, but
 0.6.0 knows no AV1, repeats frames at the end of files with edit lists, and resizes a rotated picture before
@@ -8,18 +8,14 @@ Frames are uint8 RGB, HWC, with the container's rotation applied. Times are the 
 in seconds from the first presented frame, so variable frame rates come out right.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from xnemo.errors import XNeMoError
 from xnemo.media.limits import LIMITS, Limits, MediaError
 from xnemo.media.probe import VideoInfo, check, open_container, probe
+from xnemo.media.writing import write_video
 
 __all__ = ["VideoInfo", "check", "pick", "probe", "read_frames", "stream_frames", "write_video"]
 _BATCH = 32
@@ -60,7 +56,9 @@ def stream_frames(
     width, height = size or _shrunk(info, max_side)
     wanted = pick(info.times, info.duration, fps, start, end)[:max_frames]
     if len(wanted) == 0:
-        raise MediaError("no_frames", f"{Path(path).name} has no frames between {start} s and {end} s")
+        raise MediaError(
+            "no_frames", f"{Path(path).name} lasts {info.duration:.2f} s and has no frames from {start:g} s on"
+        )
     unique, position = np.unique(wanted, return_inverse=True)
     read = _read_decord if info.decord else _read_pyav
     done = 0
@@ -144,70 +142,3 @@ def _read_pyav(
             raise MediaError("corrupt", f"{path.name} is damaged near frame {number}: {error}") from error
     if batch:
         yield first, np.stack(batch)
-
-
-def write_video(
-    path: str | Path,
-    frames: Iterable[np.ndarray],
-    fps: float,
-    audio_from: str | Path | None = None,
-    crf: int = 18,
-    metadata: Mapping[str, str] | None = None,
-) -> Path:
-    """Write frames (an iterable of uint8 RGB [H, W, 3], used as they come) as H.264 mp4, yuv420p, faststart.
-
-    audio_from: a file whose sound is taken along as AAC, cut to the picture's length. crf: x264 quality,
-    lower is better. An odd width or height is padded by its last column or row, since yuv420p needs even
-    sides. The file appears under `path` only when it is whole. Raises XNeMoError without frames.
-    """
-    import av
-
-    path = Path(path)
-    iterator = iter(frames)
-    head = next(iterator, None)
-    if head is None:
-        raise XNeMoError(f"{path} would hold no frames: nothing was written")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}) as out:
-            out.metadata.update(metadata or {})
-            _write_streams(out, chain([head], iterator), head.shape, fps, crf, audio_from)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def _write_streams(
-    out: Any,
-    frames: Iterator[np.ndarray],
-    shape: tuple[int, ...],
-    fps: float,
-    crf: int,
-    audio_from: str | Path | None,
-) -> None:
-    import av
-
-    from xnemo.media import sound
-
-    rate = Fraction(fps).limit_denominator(1001)
-    picture = out.add_stream("libx264", rate=rate, options={"crf": str(crf)})
-    picture.height, picture.width, picture.pix_fmt = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2, "yuv420p"
-    # streams must be declared before the first packet; the sound itself follows once the length is known
-    voice = sound.sound_stream(out, audio_from) if audio_from is not None else None
-    count = 0
-    for count, frame in enumerate(frames, 1):
-        if frame.shape != shape or frame.dtype != np.uint8:
-            raise XNeMoError(
-                f"frame {count - 1} is {frame.dtype} {frame.shape}, the first is uint8 {shape}: "
-                "all frames of a video need one size"
-            )
-        padded = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), "edge")
-        out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")))
-    out.mux(picture.encode(None))
-    if voice is not None and audio_from is not None:
-        sound.mux_sound(
-            out, voice, sound.read_sound(audio_from, 0.0, count / float(rate), layout=voice.codec_context.layout.name)
-        )

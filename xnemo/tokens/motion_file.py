@@ -50,6 +50,24 @@ class Motion:
         """Frames start … end - 1."""
         return replace(self, f_mot=self.f_mot[start:end], f_rts=self.f_rts[start:end])
 
+    def span(self, start: float, end: float | None, fps: float | None = None, frames: int | None = None) -> Motion:
+        """The seconds from start to end, at most `frames` frames, at another frame rate if `fps` is given (in straight
+        lines between the frames). Raises XNeMoError for a span without frames."""
+        stop = min(self.seconds if end is None else end, self.seconds)
+        rate = fps or self.fps
+        count = min(int(np.floor((stop - start) * rate + 1e-3)), frames or 1 << 40)
+        if count < 1:
+            raise XNeMoError(f"the motion lasts {self.seconds:.2f} s and has no frames from {start} s to {stop} s")
+        at = (start + np.arange(count) / rate) * self.fps
+        if rate == self.fps:
+            return self.part(round(start * self.fps), round(start * self.fps) + count)
+        known = np.arange(len(self))
+        f_mot, f_rts = (
+            np.stack([np.interp(at, known, column) for column in values.T], axis=1)
+            for values in (self.f_mot, self.f_rts)
+        )
+        return replace(self, f_mot=f_mot, f_rts=f_rts, fps=rate)
+
 
 def still_rts(frames: int) -> np.ndarray:
     """f_rts of a head that stays where the portrait has it: (0, 0, 1) per frame, [frames,3]."""

@@ -1,0 +1,192 @@
+"""Denoising as a stream: a clip of any length in bounded memory, finished frames first.
+
+The windows of `xnemo.windows` are not taken step by step through the whole clip but along a slanted front
+(`windows.order`): as soon as a stretch has had all its steps it is handed out and forgotten. What is computed for each
+frame is what `xnemo.animate.sample` computes. At most about `steps` windows are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xnemo.animate import guide, initial_latents
+from xnemo.denoiser import Conditions
+from xnemo.errors import XNeMoError
+from xnemo.model import XNeMo
+from xnemo.schedule import Schedule
+from xnemo.solvers import SchedulerName, Solver, solver
+from xnemo.windows import OVERLAP, SIZE, open_windows, order
+
+OnStep = Callable[[int, int, Tensor], None]
+"""Called with (window, step, the latents of the window's own stretch [1,C,n,h,w]) after each; may raise to cancel."""
+
+
+@dataclass(eq=False)
+class Stretch:
+    """The frames from one window's first to the next window's first, all with the same number of steps behind them."""
+
+    latents: Tensor  # [1,C,n,h,w], fp32
+    motion: Tensor  # [1,n,L,c]
+    total: Tensor  # weighted predictions of the step under way
+    weight: Tensor  # [n]
+    solver: Solver
+
+    def begin(self) -> None:
+        self.total, self.weight = torch.zeros_like(self.latents), self.latents.new_zeros(self.latents.shape[2])
+
+
+class Stream:
+    """Denoises one clip; iterate over it for finished latents [1,C,n,h,w], in order.
+
+    reference_latents [1,C,h,w], context [1,1,d], null_motion [1,1,L,c]: as in `sample`. motion(start, end): the tokens
+    [1,n,L,c] of these frames. `state` after any stretch, given to `go_on` of a new stream, continues to the bit.
+    """
+
+    def __init__(
+        self,
+        model: XNeMo,
+        reference_latents: Tensor,
+        context: Tensor,
+        null_motion: Tensor,
+        motion: Callable[[int, int], Tensor],
+        frames: int,
+        *,
+        steps: int,
+        guidance_scale: float,
+        seed: int,
+        scheduler: SchedulerName = "ddim",
+        initial: Literal["blurred_reference", "noise"] = "blurred_reference",
+        window_size: int = SIZE,
+        overlap: int = OVERLAP,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.model, self.reference, self.motion, self.scale = model, reference_latents, motion, guidance_scale
+        self.solver, self.initial, self.on_step = solver(model.config.schedule, scheduler, steps), initial, on_step
+        self.schedule, self.steps = Schedule(model.config.schedule), len(self.solver.times)
+        self.windows = open_windows(frames, 0, window_size, overlap)
+        self.bounds = list(pairwise([*(int(w.frames[0]) for w in self.windows), frames]))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.shared = self._draw(1) if model.config.shared_noise else None
+        self.done, self.first, self.entered = [0] * len(self.windows), 0, 0
+        self.stretches: dict[int, Stretch] = {}
+        self._condition(context, null_motion)
+
+    @torch.no_grad()
+    def _condition(self, context: Tensor, null_motion: Tensor) -> None:
+        denoiser, weight = self.model.denoiser, self.model.denoiser.conv_in.weight
+        bank = self.model.reference_net(self.reference.to(weight), context.to(weight))
+        self.cond = denoiser.prepare(context.to(weight), None, bank)
+        guided = self.scale != 1
+        self.uncond = denoiser.prepare(self.model.null_context(1), null_motion.to(weight)) if guided else None
+        self.movers = denoiser.motion_modules()
+
+    @property
+    def calls(self) -> int:
+        """How many times a window goes through the network in all."""
+        return self.steps * len(self.windows)
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[Tensor]:
+        for k, i in order(self.windows, self.steps, self.done, self.first):
+            self._predict(k, i)
+            self.done[k] = i + 1
+            stretch = self.stretches[k]
+            stretch.latents = self._advance(stretch, i)
+            if self.on_step:
+                self.on_step(k, i, stretch.latents)
+            if self.done[k] == self.steps:
+                self.first = k + 1
+                yield self.stretches.pop(k).latents
+
+    def _predict(self, k: int, i: int) -> None:
+        """Add window k's guided prediction at step i to the stretches it covers."""
+        window, parts = self.windows[k], self._covered(k)
+        latents = torch.cat([self.stretches[j].latents[:, :, :n] for j, n in parts], dim=2)
+        motion = torch.cat([self.stretches[j].motion[:, :n] for j, n in parts], dim=1)
+        t, dtype = self.solver.times[i], self.model.denoiser.conv_in.weight.dtype
+        x = latents.to(dtype)
+        prediction = self.model.denoiser.denoise(x, t, self._moving(motion.to(dtype)))
+        if self.uncond is not None:
+            prediction = guide(prediction, self.model.denoiser.denoise(x, t, self.uncond), self.scale)
+        weights, at = window.weights.to(latents), 0
+        for j, n in parts:
+            here = weights[at : at + n]
+            self.stretches[j].total[:, :, :n] += prediction[:, :, at : at + n].to(latents) * here.view(-1, 1, 1)
+            self.stretches[j].weight[:n] += here
+            at += n
+
+    def _moving(self, motion: Tensor) -> Conditions:
+        """The conditions of a window. Its keys are made anew at each step: motion tokens are so small that this costs
+        little, and keeping those of a whole clip would take gigabytes."""
+        return replace(self.cond, motion={name: mover.keys_values(motion) for name, mover in self.movers})
+
+    def _advance(self, stretch: Stretch, i: int) -> Tensor:
+        mean = stretch.total / stretch.weight.view(-1, 1, 1)
+        latents = stretch.solver.step(mean, i, stretch.latents)
+        stretch.latents = latents
+        stretch.begin()
+        return latents
+
+    def _covered(self, k: int) -> list[tuple[int, int]]:
+        """(stretch, how many of its frames) under window k; stretches are begun when first needed, in order."""
+        end, parts = int(self.windows[k].frames[-1]) + 1, []
+        for j in range(k, len(self.windows)):
+            start, stop = self.bounds[j]
+            if start >= end:
+                break
+            while self.entered <= j:
+                self._enter(self.entered)
+            parts.append((j, min(stop, end) - start))
+        return parts
+
+    def _enter(self, k: int) -> None:
+        start, end = self.bounds[k]
+        noise = self._draw(end - start) if self.shared is None else self.shared.expand(-1, -1, end - start, -1, -1)
+        noise = noise.to(self.reference)
+        latents = initial_latents(self.schedule, self.reference, noise, self.solver.times[0], self.initial)
+        self.stretches[k] = self._stretch(k, latents)
+        self.entered = k + 1
+
+    def _stretch(self, k: int, latents: Tensor) -> Stretch:
+        empty = latents.new_zeros(0)
+        stretch = Stretch(latents, self.motion(*self.bounds[k]), empty, empty, self.solver.fresh())
+        stretch.begin()
+        return stretch
+
+    def _draw(self, frames: int) -> Tensor:
+        """Noise [1,C,n,h,w], frame by frame: the stream's noise is `xnemo.animation.noise`, cut into pieces."""
+        side, channels = self.model.config.latent_size, self.model.config.codec.channels
+        drawn = torch.randn(frames, channels, side, side, generator=self.generator)
+        return drawn.transpose(0, 1)[None].to(self.model.denoiser.conv_in.weight)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a new stream needs to go on from here, on the CPU."""
+        tensors = {"generator": self.generator.get_state(), "done": torch.tensor(self.done)}
+        for k, stretch in self.stretches.items():
+            own = {"latents": stretch.latents, "total": stretch.total, "weight": stretch.weight}
+            own |= {f"solver.{name}": value for name, value in stretch.solver.memory().items()}
+            tensors |= {f"{k}.{name}": value for name, value in own.items()}
+        return {name: value.cpu().contiguous() for name, value in tensors.items()}
+
+    def go_on(self, state: dict[str, Tensor]) -> None:
+        """Take over the state of a stream with the same arguments."""
+        self.generator.set_state(state["generator"])
+        self.done = state["done"].tolist()
+        if len(self.done) != len(self.windows):
+            raise XNeMoError(f"the saved state has {len(self.done)} windows, this clip {len(self.windows)}")
+        self.first = sum(done == self.steps for done in self.done)
+        where = self.reference.device
+        for k in sorted({int(name.split(".")[0]) for name in state if name[0].isdigit()}):
+            own = {name.split(".", 1)[1]: t.to(where) for name, t in state.items() if name.startswith(f"{k}.")}
+            stretch = self._stretch(k, own["latents"])
+            stretch.total, stretch.weight = own["total"], own["weight"]
+            memory = {name.removeprefix("solver."): t for name, t in own.items() if name.startswith("solver.")}
+            stretch.solver.recall(memory, self.done[k])
+            self.stretches[k] = stretch
+        self.entered = self.first + len(self.stretches)

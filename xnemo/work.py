@@ -1,0 +1,152 @@
+"""What an unfinished run leaves behind, so that the same command goes on where it stopped.
+
+A hidden folder beside the result holds the drivers' motion, the latents of all finished windows, and the state of the
+denoiser after the last of them. It is small (64 kB a frame at the released shape), is bound by a fingerprint to
+everything that determines the result, and is removed once that exists.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xnemo.errors import XNeMoError
+from xnemo.stream import Stream
+from xnemo.tokens.motion_file import Motion, load_motion, save_motion
+
+READ = 64  # frames of latents read back at once
+
+
+class Work:
+    """The folder of one run. Raises XNeMoError if another run uses it, or it belongs to another result."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, str], resume: bool) -> None:
+        self.folder, self.facts = folder, dict(facts)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
+        if resume:
+            self._check()
+        else:
+            self._empty()
+        _replace(folder / "facts.json", json.dumps(self.facts, indent=1).encode())
+
+    def part(self, name: str) -> Part:
+        """What is kept of one animated face."""
+        return Part(self.folder / name)
+
+    def started(self) -> bool:
+        """Whether something worth going on from is kept."""
+        return any(self.folder.glob("*/state.safetensors"))
+
+    def close(self, keep: bool) -> None:
+        """Let go of the folder; without `keep` it is removed."""
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+    def _locked(self) -> IO[str]:
+        lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise XNeMoError(f"{self.folder} is in use: another run is writing this result") from None
+        return lock
+
+    def _check(self) -> None:
+        path = self.folder / "facts.json"
+        try:
+            before = json.loads(path.read_text()) if path.exists() else self.facts
+            differing = [name for name in {**before, **self.facts} if before.get(name) != self.facts.get(name)]
+        except (ValueError, AttributeError):
+            differing = ["its record"]
+        if differing:
+            self._lock.close()
+            raise XNeMoError(
+                f"the unfinished run in {self.folder} differs in {', '.join(sorted(differing))}: "
+                "repeat its command to go on, or leave --resume out to begin again"
+            )
+
+    def _empty(self) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+
+
+class Part:
+    """One face: its driver's motion, its finished latents, and the denoiser's state after them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self._motion, self._latents, self._state = (
+            folder / name for name in ("motion.safetensors", "latents.f32", "state.safetensors")
+        )
+
+    def motion(self) -> Motion | None:
+        return load_motion(self._motion) if self._motion.exists() else None
+
+    def keep_motion(self, motion: Motion) -> None:
+        save_motion(motion, self._motion)
+
+    def finished(self, stream: Stream) -> Iterator[Tensor]:
+        """The stream's latents [1,C,n,h,w] from the first: those kept, then new ones, kept as they come."""
+        saved = self._saved_state()
+        like = stream.reference
+        if saved is not None:
+            frames = int(saved.pop("frames"))
+            if not self._latents.exists() or self._latents.stat().st_size < frames * like[0].numel() * 4:
+                raise self._damaged()
+            stream.go_on(saved)
+            yield from self._kept(frames, like)
+        with self._latents.open("r+b" if saved is not None else "wb") as file:
+            if saved is not None:
+                file.truncate(frames * like[0].numel() * 4)
+                file.seek(0, os.SEEK_END)
+            for latents in stream:
+                file.write(latents[0].transpose(0, 1).float().cpu().contiguous().numpy().tobytes())
+                file.flush()
+                self._keep_state(stream.state(), file.tell() // (like[0].numel() * 4))
+                yield latents
+
+    def _kept(self, frames: int, like: Tensor) -> Iterator[Tensor]:
+        each = like[0].numel() * 4
+        with self._latents.open("rb") as file:
+            for at in range(0, frames, READ):
+                n = min(READ, frames - at)
+                values = np.frombuffer(file.read(n * each), np.float32).copy()
+                yield torch.from_numpy(values).view(n, *like.shape[1:]).transpose(0, 1)[None].to(like.device)
+
+    def _keep_state(self, state: dict[str, Tensor], frames: int) -> None:
+        from safetensors.torch import save
+
+        _replace(self._state, save({**state, "frames": torch.tensor(frames)}))
+
+    def _saved_state(self) -> dict[str, Tensor] | None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        if not self._state.exists():
+            return None
+        try:
+            return load(self._state.read_bytes())
+        except SafetensorError:
+            raise self._damaged() from None
+
+    def _damaged(self) -> XNeMoError:
+        return XNeMoError(f"{self.folder} is damaged: leave --resume out to begin again")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = path.with_suffix(".part")
+    partial.write_bytes(data)
+    os.replace(partial, path)
