@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.report import PARAMETERS, aggregate, chosen, page, pooled_r
+from pipelines.report import PARAMETERS, aggregate, chosen, pooled_r, tables_of
 
 
 def _row(clip, driver, result):
