@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipelines import report
-from pipelines.evaluation import drawn, page, pairs, tables, transfer, videos
+from pipelines.evaluation import ablation, drawn, page, pairs, tables, transfer, videos
 from pipelines.evaluation.drawn import UNSEEN
 from pipelines.evaluation.rows import publish
 from xnemo_platform.config import Config, flatten
@@ -69,6 +69,8 @@ def evaluate(config: EvaluateConfig, model_folder: Path | None) -> dict[str, Any
     mean, low, high, count. What was animated and measured under the same settings before is not done again. Raises
     PlatformError where nothing at all could be measured.
     """
+    if config.protocol == "ablation":
+        return ablation.run(config, evaluate)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     places = settings()
@@ -76,7 +78,9 @@ def evaluate(config: EvaluateConfig, model_folder: Path | None) -> dict[str, Any
     key = _fingerprint(config, model_folder)
     run = _drawn if config.protocol == "synthetic" else _videos
     with (
-        Drain(output, f"{config.protocol}-{key}", tracker, flatten(config), {"model": str(model_folder or config.results)}),
+        Drain(
+            output, f"{config.protocol}-{key}", tracker, flatten(config), {"model": str(model_folder or config.results)}
+        ),
         Outbox(output) as box,
     ):
         summary, metrics = run(config, model_folder, key)

@@ -78,11 +78,11 @@ def write(
 ) -> None:
     """`rows.parquet` (a row per clip and parameter), `videos.parquet` (a row per clip), the chosen videos,
     `report.md` and `report.html`, `transfer.json` (`figures`), and `summary.json` last."""
-    from pipelines.evaluation import page as pages
-    from pipelines.evaluation.rows import publish
-
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from pipelines.evaluation import page as pages
+    from pipelines.evaluation.rows import publish
 
     folder.mkdir(parents=True, exist_ok=True)
     flat = [

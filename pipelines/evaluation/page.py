@@ -56,18 +56,17 @@ def strip(title: str, values: Mapping[str, Sequence[float]]) -> str:
             f'stroke-width="2"/><text x="700" y="{middle + 4}">{high:.3g}</text>'
         )
         top += 30
-    drawing = "".join(lines)
-    return (
-        f"<h2>{html.escape(title)}</h2><figure><svg viewBox='0 0 760 {top + 10}' width='760' role='img'>{drawing}</svg></figure>"
-        if lines
-        else ""
-    )
+    if not lines:
+        return ""
+    drawing = f"<svg viewBox='0 0 760 {top + 10}' width='760' role='img'>{''.join(lines)}</svg>"
+    return f"<h2>{html.escape(title)}</h2><figure>{drawing}</figure>"
 
 
 def choose(rows: Sequence[Mapping[str, Any]], metric: str, higher: bool) -> list[tuple[str, Mapping[str, Any]]]:
     """Best, median and worst row by a metric, so that a report cannot show its best alone."""
     ranked = sorted(
-        (row for row in rows if np.isfinite(row.get(metric, float("nan")))), key=lambda row: (row[metric], str(row["id"]))
+        (row for row in rows if np.isfinite(row.get(metric, float("nan")))),
+        key=lambda row: (row[metric], str(row["id"])),
     )
     ranked = ranked[::-1] if higher else ranked
     places = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"} if len(ranked) > 2 else {}
@@ -95,5 +94,5 @@ def _inline(text: str) -> str:
 
 def _video(caption: str, path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    source = f"data:video/mp4;base64,{data}"
-    return f"<figure><figcaption>{_inline(caption)}</figcaption><video controls loop muted src='{source}'></video></figure>"
+    player = f"<video controls loop muted src='data:video/mp4;base64,{data}'></video>"
+    return f"<figure><figcaption>{_inline(caption)}</figcaption>{player}</figure>"

@@ -127,6 +127,9 @@ def _from_manifest(path: Path) -> list[Pair]:
         if not pair.id or Path(pair.id).name != pair.id or pair.id.startswith("."):
             raise PlatformError(f"{path}: pair id {pair.id!r} is no plain name.")
     return [
-        Pair(**asdict(pair) | {"portrait": pair.portrait and str(here / pair.portrait), "driving": str(here / pair.driving)})
+        Pair(
+            **asdict(pair)
+            | {"portrait": pair.portrait and str(here / pair.portrait), "driving": str(here / pair.driving)}
+        )
         for pair in pairs
     ]

@@ -95,7 +95,9 @@ def extra(figures: Mapping[str, Interval], protocol: str, missing: Mapping[str, 
         (title, _cell(figures.get(metric), metric in missing), str(figures[metric].count) if metric in figures else "0")
         for metric, title in EXTRA[protocol].items()
     )
-    absent = " ".join(f"{EXTRA[protocol][name].split()[0]} {missing[name]}." for name in EXTRA[protocol] if name in missing)
+    absent = " ".join(
+        f"{EXTRA[protocol][name].split()[0]} {missing[name]}." for name in EXTRA[protocol] if name in missing
+    )
     return Table("Further figures", ("metric", "mean (95 % interval over videos)", "videos"), rows, absent)
 
 
@@ -111,7 +113,9 @@ def failures(rows: Sequence[Mapping[str, Any]]) -> Table:
     ]
     skipped = sum(int(row.get("skipped_frames", 0)) for row in rows)
     note = f"{len(rows) - len(bad)} of {len(rows)} pairs have figures."
-    note += f" {skipped} frames were skipped for want of a face." if any("skipped_frames" in row for row in rows) else ""
+    note += (
+        f" {skipped} frames were skipped for want of a face." if any("skipped_frames" in row for row in rows) else ""
+    )
     return Table("Failed and shortened pairs", ("pair", "stage", "reason"), tuple(listed), note)
 
 
@@ -122,32 +126,65 @@ def transfer_tables(figures: Mapping[str, Any]) -> list[Table]:
              "nme_aed": "NME expr ↓", "nme_apd": "NME pose ↓", "psnr": "PSNR dB ↑", "ssim": "SSIM ↑"}  # fmt: skip
     main = tuple((name, *(f"{methods[name][kind]['mean']:.3f}" for kind in kinds)) for name in methods)
     motion, oracle = figures["motion"]["model"], figures["motion"]["renderer oracle"]
-    fits = tuple((name, _fit(c, "alpha"), _fit(c, "beta"), f"{oracle[name]['alpha']:.2f}") for name, c in motion.items())
+    fits = tuple(
+        (name, _fit(c, "alpha"), _fit(c, "beta"), f"{oracle[name]['alpha']:.2f}") for name, c in motion.items()
+    )
     identity, floor = figures["identity"]["model"], figures["identity"]["renderer oracle"]
-    leaks = tuple((name, _fit(c, "alpha"), _fit(c, "beta"), f"{floor[name]['alpha']:.2f}") for name, c in identity.items())
+    leaks = tuple(
+        (name, _fit(c, "alpha"), _fit(c, "beta"), f"{floor[name]['alpha']:.2f}") for name, c in identity.items()
+    )
     gaps = tuple(
         (name, *(f"{gap['mean']:.4f} ({gap['low']:.4f} to {gap['high']:.4f})" for gap in each.values()))
         for name, each in figures["gaps"].items()
     )
     probes = tuple(
-        (name, *(f"{each[kind]:.3f}" if kind in each else "" for kind in ("motion_r2", "identity_r2", "retrieval", "invariance")))
+        (
+            name,
+            *(
+                f"{each[kind]:.3f}" if kind in each else ""
+                for kind in ("motion_r2", "identity_r2", "retrieval", "invariance")
+            ),
+        )
         for name, each in figures["probes"].items()
     )
-    count = figures["pairs"]
+    times = tuple(f"t = {t}" for t in next(iter(figures["gaps"].values())))
     return [
-        Table(f"Errors on {count} drawn pairs, between four controls", ("method", *kinds.values()), main,
-              "PSNR and SSIM are to the true picture; copying the reference does well there, so they prove nothing alone."),
-        Table("Transfer: measured = α driver + β portrait + c", ("parameter", "α", "β", "α of the oracle"), fits,
-              "α = 1, β = 0 is perfect; the oracle's α is what the measuring network can show. The slopes of x, y and "
-              "log_scale answer the commanded f_rts."),
-        Table("Identity: measured = α' portrait + β' driver + c", ("trait", "α'", "β' (leak)", "α' of the oracle"), leaks),
-        Table("Loss gaps: false condition less true one", ("condition", *(f"t = {t}" for t in next(iter(figures["gaps"].values())))), gaps,
-              "motion and identity should be above 0, swap (the same motion on another person) about 0."),
-        Table("Probes on f_mot", ("code", "R² motion ↑", "R² identity ↓", "retrieval of 64 people ↓", "invariance ρ ↓"), probes),
-    ]  # fmt: skip
+        Table(
+            f"Errors on {figures['pairs']} drawn pairs, between four controls",
+            ("method", *kinds.values()),
+            main,
+            "PSNR and SSIM are to the true picture; copying the reference does well there: no proof alone.",
+        ),
+        Table(
+            "Transfer: measured = α driver + β portrait + c",
+            ("parameter", "α", "β", "α of the oracle"),
+            fits,
+            "α = 1, β = 0 is perfect; the oracle's α is what the measuring network can show. The slopes of x, y and "
+            "log_scale answer the commanded f_rts.",
+        ),
+        Table(
+            "Identity: measured = α' portrait + β' driver + c",
+            ("trait", "α'", "β' (leak)", "α' of the oracle"),
+            leaks,
+            "The last rows are confounded with motion on purpose. Where the oracle's α' is low a trait is not read.",
+        ),
+        Table(
+            "Loss gaps: false condition less true one",
+            ("condition", *times),
+            gaps,
+            "motion and identity should be above 0, swap (the same motion on another person) about 0.",
+        ),
+        Table(
+            "Probes on f_mot",
+            ("code", "R² motion ↑", "R² identity ↓", "retrieval of 64 people ↓", "invariance ρ ↓"),
+            probes,
+        ),
+    ]
 
 
-def ablation(by_model: Mapping[str, Mapping[str, Any]], differences: Mapping[str, Mapping[str, Interval]]) -> list[Table]:
+def ablation(
+    by_model: Mapping[str, Mapping[str, Any]], differences: Mapping[str, Mapping[str, Interval]]
+) -> list[Table]:
     """Table 2 in the drawn world, the published table beside it, and paired differences to the first model."""
     head = ("model", "ID-SIM* ↑", "β' ↓", "AED* ↓", "APD* ° ↓", "EMO-SIM* ↑", "α ↑", "β ↓")
     rows = []

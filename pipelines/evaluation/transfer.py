@@ -159,7 +159,9 @@ def figures(made: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
 
     at, traits = NAMES.index, readable()
     per_pair = {method: pair_figures(made, method, traits) for method in METHODS}
-    means = {m: {name: vars(intervals.mean(v.tolist(), seed)) for name, v in each.items()} for m, each in per_pair.items()}
+    means = {
+        m: {name: vars(intervals.mean(v.tolist(), seed)) for name, v in each.items()} for m, each in per_pair.items()
+    }
     for method in METHODS:
         for name in ("aed", "apd"):
             copied = means["copy-reference"][name]["mean"]
@@ -190,8 +192,17 @@ def figures(made: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
         "probes": probe_figures(made), "readable_traits": [IDENTITY[place] for place in traits],
         "alpha": float(np.mean([motion["model"][name]["alpha"] for name in HEADLINE])),
         "beta": float(np.mean([motion["model"][name]["beta"] for name in HEADLINE])),
-        "identity_beta": float(np.mean([abs(identity["model"][name]["beta"]) for name in CONFOUNDED])),
+        "identity_beta": float(np.mean([abs(identity["model"][IDENTITY[place]]["beta"]) for place in traits])),
     }  # fmt: skip
+
+
+def per_pair(made: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One row per pair with the model's own figures, for comparing runs."""
+    from xnemo.synthetic.measure_identity import readable
+
+    columns = pair_figures(made, "model", readable())
+    count = len(made["true/motion"])
+    return [{"id": f"pair-{i:04}"} | {name: float(v[i]) for name, v in columns.items()} for i in range(count)]
 
 
 def pair_figures(made: dict[str, np.ndarray], method: str, traits: list[int]) -> dict[str, np.ndarray]:
@@ -237,7 +248,9 @@ def to_csv(made: dict[str, np.ndarray]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     kinds = ("l1", "psnr", "ssim")
-    writer.writerow(["pair", "method", *kinds, *(f"{kind}_{name}" for kind in ("is", "true", "portrait") for name in NAMES)])
+    writer.writerow(
+        ["pair", "method", *kinds, *(f"{kind}_{name}" for kind in ("is", "true", "portrait") for name in NAMES)]
+    )
     for pair in range(len(made["true/motion"])):
         for method in METHODS:
             motions = (made[f"{method}/motion"], made["true/motion"], made["portrait/motion"])

@@ -49,7 +49,9 @@ def rows(pairs: list[Pair], config: Any, model_folder: Path | None, key: str) ->
 
         missing = [pair for pair in waiting if not _animated(output, pair, keys[pair.id])]
         ready += [pair for pair in waiting if pair not in missing]
-        crew.work(Animator, (str(model_folder), config, keys), missing, config.workers, animated, "animated", config.gpus)
+        crew.work(
+            Animator, (str(model_folder), config, keys), missing, config.workers, animated, "animated", config.gpus
+        )
     else:
         ready = waiting
     crew.work(Meter, (config,), sorted(ready, key=pairs.index), config.workers, keep, "measured")
@@ -58,7 +60,9 @@ def rows(pairs: list[Pair], config: Any, model_folder: Path | None, key: str) ->
 
 def result_file(config: Any, pair: Pair) -> Path:
     """Where the result of a pair lies: ours, or one that somebody else's model made."""
-    return Path(config.results) / f"{pair.id}.mp4" if config.results else Path(config.output, "results", f"{pair.id}.mp4")
+    return (
+        Path(config.results) / f"{pair.id}.mp4" if config.results else Path(config.output, "results", f"{pair.id}.mp4")
+    )
 
 
 def failed(pair: Pair, stage: str, error: Any) -> dict[str, Any]:
@@ -176,7 +180,8 @@ class Meter:
 
         meters = [(Flicker(), WarpingError()) for _ in range(2)]
         count = 0
-        for count, both in enumerate(self.lockstep(result, pair), 1):
+        for both in self.lockstep(result, pair):
+            count += 1
             for frame, (flicker, warping) in zip(both, meters, strict=True):
                 flicker.add(frame / np.float32(255))
                 warping.add(frame / np.float32(255))

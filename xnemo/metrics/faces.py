@@ -183,7 +183,11 @@ def cross_figures(result: Faces, driver: Faces, portrait: Faces) -> dict[str, fl
 def frame_figures(result: np.ndarray, truth: np.ndarray, networks: Networks | None) -> dict[str, list[float]]:
     """Table 1's left half for batches of frames uint8 [n, S, S, 3]: a list per metric."""
     a, b = (torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() / 255 for x in (result, truth))
-    figures = {"l1": self_reenactment.l1(a, b), "ssim": self_reenactment.ssim(a, b), "psnr": self_reenactment.psnr(a, b)}
+    figures = {
+        "l1": self_reenactment.l1(a, b),
+        "ssim": self_reenactment.ssim(a, b),
+        "psnr": self_reenactment.psnr(a, b),
+    }
     if networks is not None:
         figures |= {name: network(a, b) for name, network in networks.lpips.items()}
     return {name: values.tolist() for name, values in figures.items()}

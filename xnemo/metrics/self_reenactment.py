@@ -102,7 +102,9 @@ def load_lpips(given: Mapping[str, str] | None = None, backbone: Backbone = "ale
 def fill_lpips(network: Lpips, trunk: Mapping[str, Tensor], heads: Mapping[str, Tensor], source: str) -> Lpips:
     """The two files' tensors into the network."""
     kept = {name: t for name, t in trunk.items() if name.startswith("features.")}
-    kept |= {f"heads.{k}.weight": heads[f"lin{k}.model.1.weight"] for k in range(5) if f"lin{k}.model.1.weight" in heads}
+    kept |= {
+        f"heads.{k}.weight": heads[f"lin{k}.model.1.weight"] for k in range(5) if f"lin{k}.model.1.weight" in heads
+    }
     weights.fill(network, kept, source)
     return network
 
@@ -111,7 +113,8 @@ def _alexnet() -> tuple[nn.Sequential, list[int]]:
     conv, relu, pool = nn.Conv2d, nn.ReLU, nn.MaxPool2d
     return nn.Sequential(
         conv(3, 64, 11, 4, 2), relu(), pool(3, 2), conv(64, 192, 5, padding=2), relu(), pool(3, 2),
-        conv(192, 384, 3, padding=1), relu(), conv(384, 256, 3, padding=1), relu(), conv(256, 256, 3, padding=1), relu(),
+        conv(192, 384, 3, padding=1), relu(), conv(384, 256, 3, padding=1), relu(),
+        conv(256, 256, 3, padding=1), relu(),
     ), [1, 4, 7, 9, 11]  # fmt: skip
 
 

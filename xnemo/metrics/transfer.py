@@ -40,7 +40,7 @@ def coefficients(measured: np.ndarray, first: np.ndarray, second: np.ndarray, se
 
 
 def ridge_r2(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """R² [P] of targets [N, P] read off features [N, D] by ridge regression, fitted on the even rows, told on the odd."""
+    """R² [P] of targets [N, P] read off features [N, D] by ridge regression, fitted on even rows, told on odd ones."""
     x, y = features - features[::2].mean(0), targets - targets[::2].mean(0)
     a, b = x[::2], y[::2]
     penalty = RIDGE * np.trace(a.T @ a) / a.shape[1]
@@ -60,9 +60,9 @@ def invariance(codes: np.ndarray) -> float:
 
 
 def retrieval(codes: np.ndarray) -> float:
-    """Share of codes [people, motions, D] whose person is told by the nearest mean of the others' codes (chance 1/people).
+    """Share of codes [people, motions, D] whose person is told by the nearest mean of codes; chance is 1 / people.
 
-    Every code's own is left out of its person's mean.
+    A code is left out of its own person's mean.
     """
     people, motions, _ = codes.shape
     total = codes.sum(1)

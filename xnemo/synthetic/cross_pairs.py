@@ -191,7 +191,5 @@ def bordered(pictures: Tensor) -> Tensor:
 def _cut(pictures: Tensor, squares: Tensor, size: int) -> Tensor:
     """Squares [N, 4] out of uint8 [N, 3, H, W], resized, edges repeated outside: uint8 [N, 3, size, size]."""
     shrink = float((squares[:, 2] - squares[:, 0]).median()) / size
-    cut = crops.face_crop(
-        pictures.float(), squares.float(), size, padding="border", supersample=max(1, round(shrink))
-    )
+    cut = crops.face_crop(pictures.float(), squares.float(), size, padding="border", supersample=max(1, round(shrink)))
     return cut.round().clamp(0, 255).byte()

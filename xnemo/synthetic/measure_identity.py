@@ -20,6 +20,8 @@ WEIGHTS = Path(__file__).with_name("measure_identity.safetensors")
 REACH = 1.0  # of the upright crop, in head units to each side: the hair is in it
 CONFOUNDED = ("mouth_width", "brow_height", "eye_size", "head_height")
 """Traits that motion imitates: smile, brow raise, blink and jaw. Leakage shows here first."""
+AROUND = ("clothes_hue", "clothes_tone", "background_hue", "background_tone", "light_side")
+"""What a picture shows beside the person: copied easily, so it is no proof of identity."""
 READABLE = 0.5  # R² on degraded pictures from which a trait counts in similarity and error
 
 
@@ -69,9 +71,9 @@ def accuracy() -> dict[str, dict[str, float]]:
 
 
 def readable() -> list[int]:
-    """Places in IDENTITY of the traits that are read well enough to be held against a result."""
+    """Places in IDENTITY of the person's traits that are read well enough to be held against a result."""
     degraded = accuracy()["degraded"]
-    return [place for place, name in enumerate(IDENTITY) if degraded[name] >= READABLE]
+    return [at for at, name in enumerate(IDENTITY) if degraded[name] >= READABLE and name not in AROUND]
 
 
 @cache
