@@ -45,7 +45,7 @@ class EvaluateConfig(Config):
     """self, cross, temporal: the first frames of every video only."""
     clips: int = Field(default=8, ge=1)
     """synthetic: drawn driving clips."""
-    pairs: int = Field(default=48, ge=0)
+    pairs: int = Field(default=16, ge=0)
     """synthetic: drawn still pairs for transfer and leakage; the recipe asks for 512. 0: none."""
     frames: int = Field(default=40, ge=8)
     clip_size: int = 256

@@ -98,7 +98,7 @@ def _one_face(path: Path) -> bool:
     for batch in stream_frames(path):
         for frame in batch:
             if at in wanted:
-                found = finder.detect(frame)
+                found = finder.detect(frame, quick=True)
                 if (
                     len(found) != 1
                     or max(found[0].box[2] - found[0].box[0], found[0].box[3] - found[0].box[1]) < MIN_FACE

@@ -24,7 +24,7 @@ def copy(tmp_path_factory):
     votes.joinpath("annotation.csv").write_text(
         head + "\n" + "".join(f"{k},{9 if k != 2 else 5},0,0,0,0,0,0\n" for k in range(1, 6))
     )
-    write_clip(clips / "1.mp4", 1, 1, 2.0, 320)
+    write_clip(clips / "1.mp4", 1, 1, 2.0, 384)
     write_clip(clips / "2.mp4", 2, 2, 2.0, 64)
     write_clip(clips / "3.mp4", 3, 3, 0.4, 64)
     clips.joinpath("5.mp4").write_bytes(b"no video")

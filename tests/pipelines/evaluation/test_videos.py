@@ -27,8 +27,13 @@ def media(tmp_path_factory):
     shown = np.stack(list(frames(source, None)))
     blind = shown.copy()
     blind[::2] = 80
-    results = {"copy": (shown, 25), "short": (shown[:6], 25), "fast": (np.repeat(shown, 2, 0), 50), "blind": (blind, 25),
-               "large": (shown.repeat(2, 1).repeat(2, 2), 25)}  # fmt: skip
+    results = {
+        "copy": (shown, 25),
+        "short": (shown[:6], 25),
+        "fast": (np.repeat(shown, 2, 0), 50),
+        "blind": (blind, 25),
+        "large": (shown.repeat(2, 1).repeat(2, 2), 25),
+    }
     rows = []
     for name in (*results, "damaged", "missing"):
         rows.append({"id": name, "portrait": "p.png", "driving": "driving/source.mp4"})

@@ -73,8 +73,8 @@ def test_blendshapes_load_from_the_published_layout_and_ignore_place_and_size(tm
         assert found.shape == (2, 52)
         assert torch.allclose(found, network(points * 3 + 50), atol=1e-5)
         assert torch.allclose(found[:1], loaded(points[:1]), atol=1e-6)
+    monkeypatch.setenv("XNEMO_METRIC_WEIGHTS", str(tmp_path / "empty"))
     with pytest.raises(weights.NotComputed, match="iris_landmark"):
-        monkeypatch.setenv("XNEMO_METRIC_WEIGHTS", str(tmp_path / "empty"))
         expression.load_blendshapes({"blendshapes": str(tmp_path / "b.pth")})
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from xnemo.errors import XNeMoError
 from xnemo.metrics.self_reenactment import Lpips, fill_lpips, l1, load_lpips, psnr, ssim
-from xnemo.metrics.weights import NotComputed
+from xnemo.metrics.weights import NotComputed, tensors
 
 PICTURES = torch.from_numpy(np.random.default_rng(0).uniform(0, 1, (3, 3, 48, 40))).float()
 OTHERS = (PICTURES + 0.2 * torch.from_numpy(np.random.default_rng(1).normal(size=(3, 3, 48, 40))).float()).clamp(0, 1)
@@ -45,15 +45,12 @@ def test_more_noise_is_worse_in_every_figure():
 def test_the_figures_agree_with_scikit_image_and_torchmetrics():
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
     from torchmetrics.functional import mean_absolute_error
-    from torchmetrics.functional.image import structural_similarity_index_measure as reference
 
     for mine, one, other in zip(ssim(PICTURES, OTHERS), PICTURES, OTHERS, strict=True):
         a, b = (x.permute(1, 2, 0).double().numpy() for x in (one, other))
         theirs = structural_similarity(a, b, channel_axis=2, data_range=1, gaussian_weights=True, sigma=1.5,
                                        use_sample_covariance=False)  # fmt: skip
         assert mine.item() == pytest.approx(theirs, abs=1e-4)
-    theirs = reference(PICTURES.double(), OTHERS.double(), data_range=1.0, sigma=1.5, reduction="none")
-    assert ssim(PICTURES, OTHERS).tolist() == pytest.approx(theirs.tolist(), abs=5e-3)  # it pads and crops otherwise
     for k in range(3):
         assert l1(PICTURES, OTHERS)[k].item() == pytest.approx(
             mean_absolute_error(PICTURES[k], OTHERS[k]).item(), abs=1e-4
@@ -70,16 +67,11 @@ def test_lpips_agrees_with_torchmetrics_on_the_same_weights(monkeypatch, tmp_pat
     layers = nn.Sequential(*mine.features, nn.MaxPool2d(3, 2))  # torchvision's `features`, which it would download
     monkeypatch.setattr(reference, "_get_tv_model_features", lambda *_: layers)
     theirs = reference._LPIPS(pretrained=True, net="alex", use_dropout=True).eval()
-    heads = {
-        name: tensor for name, tensor in theirs.state_dict().items() if name.startswith("lin") and "model.1" in name
-    }
-    heads = {name: tensor for name, tensor in heads.items() if not name.startswith("lins")}
+    heads = {name: t for name, t in theirs.state_dict().items() if name.startswith("lin") and name[3].isdigit()}
     torch.save(heads, tmp_path / "alex.pth")
-    torch.save({f"features.{k}": v for k, v in mine.features.state_dict().items()} | {"classifier.1.bias": torch.zeros(9)},
-               tmp_path / "alexnet.safetensors.pth")  # fmt: skip
-    from xnemo.metrics.weights import tensors
-
-    fill_lpips(mine, tensors(tmp_path / "alexnet.safetensors.pth"), tensors(tmp_path / "alex.pth"), "a file")
+    trunk = {f"features.{name}": tensor for name, tensor in mine.features.state_dict().items()}
+    torch.save(trunk | {"classifier.1.bias": torch.zeros(9)}, tmp_path / "alexnet.pth")
+    fill_lpips(mine, tensors(tmp_path / "alexnet.pth"), tensors(tmp_path / "alex.pth"), "a file")
     a, b = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert mine(a, b).tolist() == pytest.approx(theirs(a, b, normalize=True).flatten().tolist(), abs=1e-4)
