@@ -7,6 +7,7 @@ held against.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,7 @@ def models(text: str) -> dict[str, str]:
             "--protocol ablation compares models: give --model full=FOLDER --model NAME=FOLDER …, the full one first, "
             "every name once."
         )
-    if wrong := [
-        name for name in found if Path(name).name != name.replace("w/o ", "") and "/" in name.replace("w/o ", "")
-    ]:
+    if wrong := [name for name in found if not re.fullmatch(r"(w/o )?\w[\w .+-]*", name)]:
         raise PlatformError(f"--model: {wrong[0]!r} is no plain name.")
     return found
 

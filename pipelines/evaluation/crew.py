@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
+class WorkerDied(RuntimeError):
+    """The process that had the task is gone; the task may succeed another time."""
+
+
 def work(
     actor: type, arguments: Sequence[Any], tasks: Sequence[Any], count: int, done: Callable[[Any, Any], None],
     what: str = "clips", gpus: float = 0.0,
@@ -48,4 +52,5 @@ def cause(error: Exception) -> Exception:
 
     if isinstance(error, ray.exceptions.RayTaskError):
         return error.cause if isinstance(error.cause, Exception) else error
-    return RuntimeError(f"the worker died: {str(error).splitlines()[0]}")
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return WorkerDied(f"the worker died: {lines[-1 if 'creation task' in lines[0] else 0].strip()}")

@@ -45,7 +45,10 @@ def rows(pairs: list[Pair], config: Any, model_folder: Path | None, key: str) ->
     if config.results is None:
 
         def animated(pair: Pair, error: Any) -> None:
-            ready.append(pair) if error is None else keep(pair, failed(pair, "animate", error))
+            if error is None:
+                ready.append(pair)
+            else:
+                keep(pair, error if isinstance(error, crew.WorkerDied) else failed(pair, "animate", error))
 
         missing = [pair for pair in waiting if not _animated(output, pair, keys[pair.id])]
         ready += [pair for pair in waiting if pair not in missing]

@@ -108,7 +108,7 @@ def look(frame: np.ndarray, networks: Networks) -> tuple[dict[str, np.ndarray], 
     if presence < MIN_PRESENCE:
         return {}, frame
     rotation, shape = expression.upright(mesh)
-    row = {"box": best[:4], "mesh": mesh, "angles": expression.angles(rotation), "shape": shape}
+    row = {"box": best[:4], "mesh": mesh, "angles": expression.angles(rotation), "shape": shape.astype(np.float32)}
     if networks.blendshapes is not None:
         row["blendshapes"] = networks.blendshapes.read(frame, mesh)
     return row, frame
