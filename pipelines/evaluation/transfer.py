@@ -192,7 +192,7 @@ def figures(made: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
         "probes": probe_figures(made), "readable_traits": [IDENTITY[place] for place in traits],
         "alpha": float(np.mean([motion["model"][name]["alpha"] for name in HEADLINE])),
         "beta": float(np.mean([motion["model"][name]["beta"] for name in HEADLINE])),
-        "identity_beta": float(np.mean([abs(identity["model"][IDENTITY[place]]["beta"]) for place in traits])),
+        "identity_beta": float(np.mean([identity["model"][IDENTITY[place]]["beta"] for place in traits])),
     }  # fmt: skip
 
 
@@ -234,7 +234,7 @@ def probe_figures(made: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
         codes = made[f"probe/free/{who}"]
         result[who] = {
             "motion_r2": float(transfer.ridge_r2(by_people(codes), by_people(made["probe/motions"])).mean()),
-            "identity_r2": float(transfer.ridge_r2(by_people(codes), by_people(made["probe/people"])).mean()),
+            "identity_r2": float(np.nanmean(transfer.ridge_r2(by_people(codes), by_people(made["probe/people"])))),
             "retrieval": transfer.retrieval(codes.reshape(PEOPLE, MOTIONS, -1)),
             "invariance": transfer.invariance(made[f"probe/shared/{who}"].reshape(PEOPLE, MOTIONS, -1)),
         }

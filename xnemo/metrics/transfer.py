@@ -40,13 +40,17 @@ def coefficients(measured: np.ndarray, first: np.ndarray, second: np.ndarray, se
 
 
 def ridge_r2(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """R² [P] of targets [N, P] read off features [N, D] by ridge regression, fitted on even rows, told on odd ones."""
+    """R² [P] of targets [N, P] read off features [N, D] by ridge regression, fitted on even rows, told on odd ones.
+
+    nan for a target that is the same in all odd rows.
+    """
     x, y = features - features[::2].mean(0), targets - targets[::2].mean(0)
     a, b = x[::2], y[::2]
     penalty = RIDGE * np.trace(a.T @ a) / a.shape[1]
     weights = np.linalg.solve(a.T @ a + penalty * np.eye(a.shape[1]), a.T @ b)
     left = ((y[1::2] - x[1::2] @ weights) ** 2).sum(0)
-    return 1 - left / np.maximum(((y[1::2] - y[1::2].mean(0)) ** 2).sum(0), 1e-12)
+    spread = ((y[1::2] - y[1::2].mean(0)) ** 2).sum(0)
+    return np.where(spread > 1e-9, 1 - left / np.maximum(spread, 1e-9), np.nan)
 
 
 def invariance(codes: np.ndarray) -> float:
