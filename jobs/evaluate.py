@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jobs.cli import parser, run, with_overrides
 
@@ -116,8 +117,8 @@ def pairs(argv: Sequence[str]) -> int:
         drivers = made.files(arguments.driving, made.VIDEOS)
     portraits = made.files(arguments.portraits, made.PICTURES)
     found = made.build(portraits, drivers, arguments.seed, arguments.count, arguments.matrix)
-    about = {"protocol": "cross", "seed": arguments.seed, "portraits": len(portraits), "driving": len(drivers)}
-    made.write(arguments.output, found, about)
+    facts = {"protocol": "cross", "seed": arguments.seed, "portraits": len(portraits), "driving": len(drivers)}
+    made.write(arguments.output, found, facts)
     print(f"{arguments.output}: {len(found)} pairs of {len(portraits)} portraits and {len(drivers)} drivers")
     return 0
 
@@ -157,7 +158,7 @@ def _plan(config, folder) -> str:  # type: ignore[no-untyped-def]  # an Evaluate
     return f"{len(found)} pairs of {config.data}, {config.steps} steps each, with {folder or config.results}"
 
 
-def _line(name: str, figures: dict) -> str:  # type: ignore[type-arg]
+def _line(name: str, figures: dict[str, Any]) -> str:
     if "ceiling" in figures:
         interval = f"{figures['r_low']:.2f} to {figures['r_high']:.2f}"
         return f"{name:<8} r {figures['r']:5.2f} ({interval})  ceiling {figures['ceiling']:5.2f}"

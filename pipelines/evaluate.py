@@ -100,7 +100,7 @@ def _drawn(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple
         f"head motion {config.head_motion}, model `{config.model}`."
     )
     heading += f" {len(every) - len(rows)} clips were skipped." * (len(every) > len(rows))
-    figures = {"emo_sim": report.emotion(rows)}
+    figures: dict[str, Any] = {"emo_sim": report.emotion(rows)}
     if config.pairs:
         made = transfer.pairs(config, model_folder, key)
         figures |= transfer.figures(made, config.seed)
@@ -136,7 +136,9 @@ def _videos(config: EvaluateConfig, model_folder: Path | None, key: str) -> tupl
     metric = RANKED_BY[config.protocol]
     shown = [_shown(config, folder, found, name_, row, metric) for name_, row in page.choose(ok, metric, False)]
     titles = tables.metrics_of(config.protocol)
-    plot = page.strip("Every video", {title: [row.get(name_) for row in ok] for name_, title in titles.items()})
+    plot = page.strip(
+        "Every video", {title: [row.get(name_, math.nan) for row in ok] for name_, title in titles.items()}
+    )
     page.write(folder, f"Evaluation: {config.protocol}", heading, sections, shown, [plot])
     summary: dict[str, Any] = {name_: asdict(value) for name_, value in figures.items() if value.count}
     summary["not_computed"] = missing
@@ -169,7 +171,7 @@ def _missing(config: EvaluateConfig) -> dict[str, str]:
     needs = {"lpips": ("alexnet", "lpips_alexnet"), "lpips_vgg": ("vgg16", "lpips_vgg16"), "id_sim": ("arcface",),
              "id_leak": ("arcface",), "id_between": ("arcface",), "aed": ("blendshapes", "iris"),
              "emo_sim": ("emonet",)}  # fmt: skip
-    found = {}
+    found: dict[str, str] = {}
     for metric in set(needs) & set(tables.metrics_of(config.protocol)):
         for name in needs[metric]:
             try:

@@ -94,7 +94,9 @@ def write(
     pq.write_table(pa.Table.from_pylist(flat), folder / "rows.parquet")
     for row in chosen(rows):
         shutil.copyfile(folder.parent / row["video"], folder / row["video"])
-    per_clip = [{"id": f"clip-{row['clip']:03}"} | {f"r_{n}": _own_r(row, n) for n in PARAMETERS} for row in rows]
+    per_clip: list[dict[str, Any]] = [
+        {"id": f"clip-{row['clip']:03}"} | {f"r_{n}": _own_r(row, n) for n in PARAMETERS} for row in rows
+    ]
     publish(folder, rows=per_clip)
     shown = [(f"clip {row['clip']}", folder / row["video"]) for row in chosen(rows)]
     plot = pages.strip("r of every clip", {name: [row[f"r_{name}"] for row in per_clip] for name in PARAMETERS})

@@ -18,7 +18,7 @@ EXTRA = {
                  "flicker_driver": "flicker of the driver", "warping_error_driver": "warping error of the driver"},
 }  # fmt: skip
 # Table 1: L1, SSIM, LPIPS | ID-SIM, AED, APD, EMO-SIM. Table 2: the right half.
-TABLE_1 = {
+TABLE_1: dict[str, tuple[float, ...]] = {
     "PD-FGC": (0.085, 0.728, 0.291, 0.604, 0.045, 3.95, 0.49),
     "LivePortrait": (0.074, 0.770, 0.236, 0.702, 0.055, 6.61, 0.48),
     "X-Portrait": (0.063, 0.793, 0.209, 0.695, 0.041, 4.07, 0.52),
@@ -26,7 +26,7 @@ TABLE_1 = {
     "AniPortrait": (0.057, 0.812, 0.198, 0.713, 0.043, 4.14, 0.46),
     "X-NeMo": (0.055, 0.826, 0.168, 0.787, 0.039, 3.42, 0.65),
 }
-TABLE_2 = {
+TABLE_2: dict[str, tuple[float, ...]] = {
     "w/o GAN head": (0.789, 0.045, 4.64, 0.43),
     "w/o end-to-end": (0.782, 0.040, 3.49, 0.52),
     "w/o RFM": (0.791, 0.039, 3.41, 0.62),

@@ -188,9 +188,9 @@ class Meter:
             for frame, (flicker, warping) in zip(both, meters, strict=True):
                 flicker.add(frame / np.float32(255))
                 warping.add(frame / np.float32(255))
-        (flicker, warping), (flicker_driver, warping_driver) = ((a.value(), b.value()) for a, b in meters)
-        return {"frames_compared": count, "flicker": flicker, "warping_error": warping,
-                "flicker_driver": flicker_driver, "warping_error_driver": warping_driver}  # fmt: skip
+        (made, moved), (driven, driver_moved) = ((a.value(), b.value()) for a, b in meters)
+        return {"frames_compared": count, "flicker": made, "warping_error": moved,
+                "flicker_driver": driven, "warping_error_driver": driver_moved}  # fmt: skip
 
     def lockstep(self, result: Path, pair: Pair) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Result and driving frames of the same moments, both uint8 [256, 256, 3]; the driver's are cut by the 2.0 x

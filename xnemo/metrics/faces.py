@@ -38,7 +38,8 @@ class Faces:
 
     def first(self, count: int) -> Faces:
         """The first frames only."""
-        return Faces(**{name: None if part is None else part[:count] for name, part in vars(self).items()})
+        cut: dict[str, Any] = {name: None if part is None else part[:count] for name, part in vars(self).items()}
+        return Faces(**cut)
 
 
 @dataclass

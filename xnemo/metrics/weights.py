@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -86,14 +87,14 @@ def tensors(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            found: Mapping[str, object] = load_file(path)
+            found: dict[str, Any] = load_file(path)
         except SafetensorError as error:
             raise XNeMoError(f"{path} is cut short or damaged ({error}): download it again") from None
     else:
         from xnemo.official import open_pth
 
-        found = open_pth(path)
-        found = found.get("state_dict", found) if isinstance(found, Mapping) else {}
+        opened = open_pth(path)
+        found = opened.get("state_dict", opened) if isinstance(opened, dict) else {}
     if not found or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise XNeMoError(f"{path} is not a file of tensors by name")
     return {name.removeprefix("module."): t for name, t in found.items() if isinstance(t, Tensor)}

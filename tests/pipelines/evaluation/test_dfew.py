@@ -24,19 +24,22 @@ def copy(tmp_path_factory):
     votes.joinpath("annotation.csv").write_text(
         head + "\n" + "".join(f"{k},{9 if k != 2 else 5},0,0,0,0,0,0\n" for k in range(1, 6))
     )
-    write_clip(clips / "1.mp4", 1, 1, 2.0, 384)
+    write_clip(clips / "1.mp4", 1, 1, 2.0, 160)
     write_clip(clips / "2.mp4", 2, 2, 2.0, 64)
     write_clip(clips / "3.mp4", 3, 3, 0.4, 64)
     clips.joinpath("5.mp4").write_bytes(b"no video")
     return root
 
 
-def test_only_what_the_protocol_admits_is_taken(copy):
+def test_only_what_the_protocol_admits_is_taken(copy, monkeypatch):
+    monkeypatch.setattr(dfew, "MIN_FACE", 40)  # drawn small, to be quick
     found, about = dfew.subset(copy, rank="seed")
     assert [(pair.id, pair.group) for pair in found] == [("dfew-00001", "happy")]
     assert about["dropped"] == {"annotators disagree": 1, "no clip": 1, "short": 1, "face": 0, "unreadable": 1}
     assert about["missing_of_quota"]["happy"] == 14
     assert about["rank"] == "seed"
+    monkeypatch.setattr(dfew, "MIN_FACE", 150)
+    assert dfew.subset(copy, rank="seed")[1]["dropped"]["face"] == 1
 
 
 def test_without_emonet_it_says_what_to_place(copy, monkeypatch, tmp_path):
