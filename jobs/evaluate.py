@@ -149,9 +149,14 @@ def dfew(argv: Sequence[str]) -> int:
 
 
 def _plan(config, folder) -> str:  # type: ignore[no-untyped-def]  # an EvaluateConfig
+    if config.protocol == "ablation":
+        from pipelines.evaluation.ablation import models
+        from pipelines.models import locate
+
+        folder = ", ".join(f"{name} ({locate(told)})" for name, told in models(config.model).items())
     if config.protocol in ("synthetic", "ablation"):
         amount = f"{config.clips} clips of {config.frames} frames and {config.pairs} pairs"
-        return f"{amount}, {config.steps} steps each, with {folder or config.model}"
+        return f"{amount}, {config.steps} steps each, with {folder}"
     from pipelines.evaluation import pairs as made
 
     found = made.load(config.data, config.protocol, config.seed, config.limit)

@@ -36,7 +36,7 @@ def compare(a: str, b: str, most: int = 3, seed: int = 0) -> list[Table]:
                 str(found.count),
             )
         )
-        ranked = sorted(both, key=lambda k: (-abs(two[k] - one[k]), k))[:most]
+        ranked = sorted((k for k in both if one[k] != two[k]), key=lambda k: (-abs(two[k] - one[k]), k))[:most]
         extremes += [(metric, k, f"{one[k]:.4g}", f"{two[k]:.4g}", f"{two[k] - one[k]:+.4g}") for k in ranked]
     alone = len(first.keys() ^ second.keys())
     unpaired = sum(_failed(first[k]) != _failed(second[k]) for k in shared)
