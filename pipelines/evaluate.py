@@ -1,43 +1,52 @@
-"""Does the portrait do what the driver does? Measured on identities no training saw.
-
-Protocol "synthetic": drawn portraits × drawn driving clips, both of unseen identities. The renderer knows the
-driver's true motion, so the motion measured in the result can be held against it. Per clip and parameter the
-figure is Pearson's r over the frames; the aggregate pools the frames of all clips after removing each clip's
-mean, with a 95 % bootstrap interval over clips. Two controls bracket it: the same measurement on the driving
-clip itself (the ceiling of the measuring network) and on the result against another clip's motion (chance).
-"""
+"""`xnemo evaluate`: a protocol run on Ray, rows and report written, everything recorded in MLflow (docs/metrics.md)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pipelines import report
-from pipelines.models import load
-from pipelines.report import PARAMETERS
-from xnemo.errors import XNeMoError
+from pipelines.evaluation import ablation, drawn, page, pairs, tables, transfer, videos
+from pipelines.evaluation.drawn import UNSEEN
+from pipelines.evaluation.rows import publish
 from xnemo_platform.config import Config, flatten
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.settings import settings
 from xnemo_platform.tracking import ARTIFACTS, Drain, Outbox, Tracker
 
-UNSEEN = 10_000_000  # identity seeds from here on are never rendered for training
+__all__ = ["UNSEEN", "EvaluateConfig", "evaluate"]
+RANKED_BY = {"self": "l1", "cross": "apd", "temporal": "warping_error"}
 
 
 class EvaluateConfig(Config):
     """What to measure and how much of it."""
 
-    model: str
-    """Model folder, or `models:/<name>@<alias>`."""
+    model: str = ""
+    """Model folder, or `models:/<name>@<alias>`; for ablation a comma-separated list of name=folder, the full first."""
     output: str
     """Folder for rows, report and videos."""
+    protocol: Literal["synthetic", "self", "cross", "temporal", "ablation"] = "synthetic"
+    data: str | None = None
+    """self, cross, temporal: a manifest of pairs, or a folder (of videos; cross: with portraits/ and driving/)."""
+    results: str | None = None
+    """Folder with <pair id>.mp4 that another model made: these are measured, nothing is animated."""
+    weights: dict[str, str] = Field(default_factory=dict)
+    """Weight files of metrics by name (xnemo.metrics.weights.FILES): a path, or owner/repository/file."""
+    limit: int | None = Field(default=None, ge=1)
+    """The first pairs only."""
+    frames_limit: int | None = Field(default=None, ge=2)
+    """self, cross, temporal: the first frames of every video only."""
     clips: int = Field(default=8, ge=1)
+    """synthetic: drawn driving clips."""
+    pairs: int = Field(default=16, ge=0)
+    """synthetic: drawn still pairs for transfer and leakage; the recipe asks for 512. 0: none."""
     frames: int = Field(default=40, ge=8)
     clip_size: int = 256
     steps: int = 10
@@ -45,152 +54,146 @@ class EvaluateConfig(Config):
     """The model's own where it is not given."""
     head_motion: Literal["relative", "still"] = "relative"
     seed: int = 0
+    device: str = "cpu"
+    gpus: float = Field(default=0.0, ge=0)
+    """GPUs of one animating worker."""
     workers: int = Field(default=2, ge=1)
     experiment: str = "evaluate"
     """MLflow experiment."""
 
 
-def evaluate(config: EvaluateConfig, model_folder: Path) -> dict[str, dict[str, float]]:
-    """Animate `config.clips` unseen pairs on the workers of a running Ray, measure, report, record in MLflow.
+def evaluate(config: EvaluateConfig, model_folder: Path | None) -> dict[str, Any]:
+    """Run the protocol on the workers of a running Ray, report, record in MLflow; returns the summary.
 
-    Returns per parameter `r`, `r_low`, `r_high` and the controls `ceiling` and `chance`. A clip that was animated
-    under the same settings before is not animated again.
+    synthetic: per parameter `r`, `r_low`, `r_high` and the controls `ceiling` and `chance`; the others: per metric
+    mean, low, high, count. What was animated and measured under the same settings before is not done again. Raises
+    PlatformError where nothing at all could be measured.
     """
-    places, output = settings(), Path(config.output)
+    if config.protocol == "ablation":
+        return ablation.run(config, evaluate)
+    output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
+    places = settings()
     tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
     key = _fingerprint(config, model_folder)
+    run = _drawn if config.protocol == "synthetic" else _videos
+    with (
+        Drain(
+            output, f"{config.protocol}-{key}", tracker, flatten(config), {"model": str(model_folder or config.results)}
+        ),
+        Outbox(output) as box,
+    ):
+        summary, metrics = run(config, model_folder, key)
+        box.metrics(0, {name: value for name, value in metrics.items() if math.isfinite(value)})
+    return summary
+
+
+def _drawn(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple[dict[str, Any], dict[str, float]]:
+    assert model_folder is not None
+    every = drawn.rows(config, model_folder, key)
+    rows = [row for row in every if "skipped" not in row]
+    if not rows:
+        raise PlatformError(f"none of the {len(every)} clips could be animated; the first: {every[0]['skipped']}")
     heading = (
         f"{config.clips} drawn portraits, each driven by a drawn clip of another identity, {config.frames} frames; "
         f"neither was in training. {config.steps} steps, guidance {config.guidance_scale or 'as the model has it'}, "
         f"head motion {config.head_motion}, model `{config.model}`."
     )
-    with (
-        Drain(output, f"evaluate-{key}", tracker, flatten(config), {"model": str(model_folder)}),
-        Outbox(output) as box,
-    ):
-        every = _rows(config, model_folder, key)
-        rows = [row for row in every if "skipped" not in row]
-        if not rows:
-            raise PlatformError(f"none of the {len(every)} clips could be animated; the first: {every[0]['skipped']}")
-        heading += f" {len(every) - len(rows)} clips were skipped because their face was lost." * (
-            len(every) > len(rows)
-        )
-        summary = report.aggregate(rows, seed=config.seed)
-        report.write(output / ARTIFACTS, rows, summary, heading)
-        box.metrics(0, {f"{name}_{kind}": value for name, each in summary.items() for kind, value in each.items()})
-    return summary
+    heading += f" {len(every) - len(rows)} clips were skipped." * (len(every) > len(rows))
+    figures: dict[str, Any] = {"emo_sim": report.emotion(rows)}
+    if config.pairs:
+        made = transfer.pairs(config, model_folder, key)
+        figures |= transfer.figures(made, config.seed)
+        publish(Path(config.output, ARTIFACTS), csv=transfer.to_csv(made), pairs=transfer.per_pair(made))
+    summary = report.aggregate(rows, seed=config.seed)
+    report.write(Path(config.output, ARTIFACTS), rows, summary, heading, figures)
+    metrics = {f"{name}_{kind}": value for name, each in summary.items() for kind, value in each.items()}
+    metrics["emo_sim_drawn"] = figures["emo_sim"]
+    if config.pairs:
+        metrics |= {name: figures[name] for name in ("alpha", "beta", "identity_beta")}
+        metrics |= {f"drawn_{name}": each["mean"] for name, each in figures["methods"]["model"].items()}
+    return summary, metrics
 
 
-def _rows(config: EvaluateConfig, model_folder: Path, key: str) -> list[dict[str, Any]]:
-    """One row per clip: those on disk, and the others from the workers, each written as it comes."""
-    import ray
-
-    output = Path(config.output)
-    done = {index: row for index in range(config.clips) if (row := _read_row(output, index, key))}
-    waiting = [index for index in range(config.clips) if index not in done]
-    actor = ray.remote(num_cpus=0.5)(_Animator)
-    workers = [actor.remote(str(model_folder), config, key) for _ in range(min(config.workers, len(waiting)))]
-    pending = {worker.clip.remote(waiting.pop(0)): worker for worker in workers}
-    began, before = time.monotonic(), len(done)
-    while pending:
-        (ready,), _ = ray.wait(list(pending), num_returns=1)
-        worker = pending.pop(ready)
-        row = ray.get(ready)
-        done[row["clip"]] = row
-        if waiting:
-            pending[worker.clip.remote(waiting.pop(0))] = worker
-        left = (time.monotonic() - began) / (len(done) - before) * (config.clips - len(done))
-        print(f"clips {len(done)}/{config.clips}  ETA {left:.0f} s", flush=True)
-    return [done[index] for index in range(config.clips)]
-
-
-class _Animator:
-    """One worker: loads the model once, then animates and measures clip after clip."""
-
-    def __init__(self, model_folder: str, config: EvaluateConfig, key: str) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        self.model, self.config, self.key = load(model_folder), config, key
-
-    def clip(self, index: int) -> dict[str, Any]:
-        from xnemo.synthetic import clips, measure
-
-        config, output = self.config, Path(self.config.output)
-        seed = UNSEEN + 1000 * config.seed + 2 * index
-        portrait = output / f"portrait-{index:03}.png"
-        driving = output / f"driving-{index:03}.mp4"
-        clips.portrait(portrait, seed, config.clip_size)
-        clips.write_clip(driving, seed + 1, seed + 1, config.frames / 25, config.clip_size)
-        try:
-            row = _animate_and_measure(self.model, portrait, driving, index, config, measure.measure)
-        except XNeMoError as error:  # a driver whose face is lost, say: it is counted, and the others go on
-            row = {"clip": index, "skipped": str(error)}
-        row["key"] = self.key
-        _write_row(output, index, row)
-        return row
+def _videos(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple[dict[str, Any], dict[str, float]]:
+    found = pairs.load(config.data or "", config.protocol, config.seed, config.limit)
+    rows = videos.rows(found, config, model_folder, key)
+    folder = Path(config.output, ARTIFACTS)
+    publish(folder, rows=rows)
+    ok = [row for row in rows if row["status"] == "ok"]
+    if not ok:
+        raise PlatformError(f"none of the {len(rows)} pairs could be measured; the first: {rows[0]['reason']}")
+    figures = tables.summarise(rows, config.protocol, config.seed)
+    missing = _missing(config)
+    name = Path(config.results or config.model).name or config.model
+    sections = [tables.table_1(figures, config.protocol, missing, name)] if config.protocol != "temporal" else []
+    sections += [tables.extra(figures, config.protocol, missing), tables.failures(rows)]
+    heading = (
+        f"{len(found)} pairs of `{config.data}`; "
+        + (f"results of `{config.results}`" if config.results else f"model `{config.model}`, {config.steps} steps")
+        + ". Definitions: docs/metrics.md."
+    )
+    metric = RANKED_BY[config.protocol]
+    shown = [_shown(config, folder, found, name_, row, metric) for name_, row in page.choose(ok, metric, False)]
+    titles = tables.metrics_of(config.protocol)
+    plot = page.strip(
+        "Every video", {title: [row.get(name_, math.nan) for row in ok] for name_, title in titles.items()}
+    )
+    page.write(folder, f"Evaluation: {config.protocol}", heading, sections, shown, [plot])
+    summary: dict[str, Any] = {name_: asdict(value) for name_, value in figures.items() if value.count}
+    summary["not_computed"] = missing
+    summary["pairs"] = {"all": len(rows), "measured": len(ok)}
+    publish(folder, summary=summary)
+    return summary, {name_: value.mean for name_, value in figures.items()} | {"failed_pairs": len(rows) - len(ok)}
 
 
-def _animate_and_measure(
-    model: Any, portrait: Path, driving: Path, index: int, config: EvaluateConfig, measure: Callable[..., Any]
-) -> dict[str, Any]:
-    from xnemo.animation import animate
+def _shown(
+    config: EvaluateConfig, folder: Path, found: list[pairs.Pair], place: str, row: Mapping[str, Any], metric: str
+) -> tuple[str, Path]:
+    """One of the chosen videos: portrait, driver, result side by side."""
     from xnemo.clip import side_by_side
     from xnemo.media.images import read_image
-    from xnemo.media.video import read_frames, write_video
+    from xnemo.media.video import write_video
 
-    clip = animate(
-        model,
-        portrait,
-        driving,
-        steps=config.steps,
-        guidance_scale=config.guidance_scale,
-        seed=config.seed,
-        head_motion=config.head_motion,
+    pair = next(pair for pair in found if pair.id == row["id"])
+    portrait = read_image(pair.portrait) if pair.portrait else videos.first_frame(pair.driving)
+    limit = config.frames_limit
+    driver = videos.frames(pair.driving, limit, videos.DRIVER_SIDE)
+    beside = side_by_side(portrait, driver, videos.frames(videos.result_file(config, pair), limit))
+    path = write_video(folder / f"{place}-{pair.id}.mp4", beside, videos.FPS, crf=26)
+    return f"{place}: {pair.id}, {metric} {row[metric]:.4f}", path
+
+
+def _missing(config: EvaluateConfig) -> dict[str, str]:
+    """Metrics of this protocol whose weights are absent, each with its sentence."""
+    from xnemo.metrics import weights
+
+    needs = {"lpips": ("alexnet", "lpips_alexnet"), "lpips_vgg": ("vgg16", "lpips_vgg16"), "id_sim": ("arcface",),
+             "id_leak": ("arcface",), "id_between": ("arcface",), "aed": ("blendshapes", "iris"),
+             "emo_sim": ("emonet",)}  # fmt: skip
+    found: dict[str, str] = {}
+    for metric in set(needs) & set(tables.metrics_of(config.protocol)):
+        for name in needs[metric]:
+            try:
+                weights.find(name, config.weights)
+            except weights.NotComputed as absent:
+                found.setdefault(metric, str(absent))
+    return found
+
+
+def _fingerprint(config: EvaluateConfig, model_folder: Path | None) -> str:
+    """Of everything that changes a row: settings, the model's digests, the placed weight files, the manifest."""
+    told = config.model_dump(
+        exclude={"output", "workers", "clips", "model", "experiment", "pairs", "limit", "data", "device", "gpus"}
     )
-    driver_frames = read_frames(driving)[: len(clip.frames)]
-    video = driving.with_name(f"side-by-side-{index:03}.mp4")
-    write_video(video, iter(side_by_side(read_image(portrait), driver_frames, clip.frames)), fps=clip.fps)
-    truth = _true_motion(driving.with_suffix(".json"), len(clip.frames))
-    return {
-        "clip": index,
-        "driver": truth,
-        "driver_measured": _tracks(measure(driver_frames)),
-        "result": _tracks(measure(clip.frames)),
-        "video": video.name,
-    }
-
-
-def _tracks(measurement: Any) -> dict[str, list[float]]:
-    return {name: [float(value) for value in getattr(measurement, name)] for name in PARAMETERS}
-
-
-def _true_motion(sidecar: Path, frames: int) -> dict[str, list[float]]:
-    """The renderer's own parameters of a driving clip: the truth the result is held against."""
-    data = json.loads(sidecar.read_text())
-    return {name: [float(value) for value in data["tracks"][name][:frames]] for name in PARAMETERS}
-
-
-def _fingerprint(config: EvaluateConfig, model_folder: Path) -> str:
-    digests = model_folder / "digests.json"
-    if not digests.exists():
-        raise PlatformError(
-            f"{model_folder}: no model here (digests.json is missing); give a folder made by training or export."
-        )
-    settings = config.model_dump(exclude={"output", "workers", "clips", "model", "experiment"})
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + digests.read_bytes()).hexdigest()[:16]
-
-
-def _read_row(output: Path, index: int, key: str) -> dict[str, Any] | None:
-    path = output / f"row-{index:03}.json"
-    if not path.exists():
-        return None
-    row = json.loads(path.read_text())
-    return row if row.get("key") == key else None
-
-
-def _write_row(output: Path, index: int, row: dict[str, Any]) -> None:
-    temporary = output / f".row-{index:03}.json"
-    temporary.write_text(json.dumps(row))
-    temporary.replace(output / f"row-{index:03}.json")
+    parts = [json.dumps(told, sort_keys=True).encode()]
+    if model_folder is not None:
+        digests = model_folder / "digests.json"
+        if not digests.exists():
+            raise PlatformError(
+                f"{model_folder}: no model here (digests.json is missing); give a folder made by training or export."
+            )
+        parts.append(digests.read_bytes())
+    if config.protocol in RANKED_BY:
+        parts.append(json.dumps(sorted(_missing(config))).encode())
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

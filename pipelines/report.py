@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.evaluation.tables import Table
+
+TITLE = "Motion transfer on unseen identities"
 PARAMETERS = ("roll", "x", "y", "scale", "yaw", "pitch", "jaw")
 BOOTSTRAP = 1000
 
@@ -58,10 +61,28 @@ def _figures(name: str, rows: Sequence[dict[str, Any]], seed: int) -> dict[str, 
     }
 
 
-def write(folder: Path, rows: Sequence[dict[str, Any]], summary: dict[str, dict[str, float]], heading: str) -> None:
-    """`rows.parquet` (a row per clip and parameter), the chosen videos, `report.md`, and `summary.json` last."""
+def emotion(rows: Sequence[dict[str, Any]]) -> float:
+    """EMO-SIM* of drawn clips: agreement of the parameters' valence and arousal, frames of all clips together."""
+    from xnemo.metrics.emotion import pooled
+    from xnemo.metrics.transfer import emotion as valence_arousal
+
+    return pooled([(valence_arousal(row["result"]), valence_arousal(row["driver"])) for row in rows])
+
+
+def write(
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    summary: dict[str, dict[str, float]],
+    heading: str,
+    figures: dict[str, Any] | None = None,
+) -> None:
+    """`rows.parquet` (a row per clip and parameter), `videos.parquet` (a row per clip), the chosen videos,
+    `report.md` and `report.html`, `transfer.json` (`figures`), and `summary.json` last."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from pipelines.evaluation import page as pages
+    from pipelines.evaluation.rows import publish
 
     folder.mkdir(parents=True, exist_ok=True)
     flat = [
@@ -73,32 +94,35 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], summary: dict[str, dict[
     pq.write_table(pa.Table.from_pylist(flat), folder / "rows.parquet")
     for row in chosen(rows):
         shutil.copyfile(folder.parent / row["video"], folder / row["video"])
-    (folder / "report.md").write_text(page(rows, summary, heading))
+    per_clip: list[dict[str, Any]] = [
+        {"id": f"clip-{row['clip']:03}"} | {f"r_{n}": _own_r(row, n) for n in PARAMETERS} for row in rows
+    ]
+    publish(folder, rows=per_clip)
+    shown = [(f"clip {row['clip']}", folder / row["video"]) for row in chosen(rows)]
+    plot = pages.strip("r of every clip", {name: [row[f"r_{name}"] for row in per_clip] for name in PARAMETERS})
+    sections = tables_of(summary, figures or {})
+    pages.write(folder, TITLE, heading, sections, shown, [plot])
+    if figures:
+        (folder / "transfer.json").write_text(json.dumps(figures, indent=1))
     (folder / "summary.json").write_text(json.dumps(summary, indent=2))
 
 
-def page(rows: Sequence[dict[str, Any]], summary: dict[str, dict[str, float]], heading: str) -> str:
-    """The report a person reads."""
-    lines = [
-        "# Motion transfer on unseen identities",
-        "",
-        heading,
-        "",
-        "| parameter | r (95 % interval) | ceiling: measured on the driver | chance: another clip's motion |",
-        "|---|---|---|---|",
-    ]
-    for name, figures in summary.items():
-        interval = f"{figures['r']:.2f} ({figures['r_low']:.2f} to {figures['r_high']:.2f})"
-        lines.append(f"| {name} | {interval} | {figures['ceiling']:.2f} | {figures['chance']:.2f} |")
-    lines += [
-        "",
-        "r is Pearson's correlation over frames between the driver's true motion and the motion measured in the",
-        "result, each clip's mean removed. Best, median and worst clip (portrait, driver, result):",
-        "",
-        *(f"- clip {row['clip']}: `{row['video']}`" for row in chosen(rows)),
-        "",
-    ]
-    return "\n".join(lines)
+def tables_of(summary: dict[str, dict[str, float]], figures: dict[str, Any]) -> list[Table]:
+    """The correlation table, and what the drawn pairs told."""
+    from pipelines.evaluation.tables import transfer_tables
+
+    rows = tuple(
+        (name, f"{f['r']:.2f} ({f['r_low']:.2f} to {f['r_high']:.2f})", f"{f['ceiling']:.2f}", f"{f['chance']:.2f}")
+        for name, f in summary.items()
+    )
+    head = ("parameter", "r (95 % interval)", "ceiling: measured on the driver", "chance: another clip's motion")
+    note = (
+        "r is Pearson's correlation over frames between the driver's true motion and the motion measured in the "
+        "result, each clip's mean removed."
+    )
+    if "emo_sim" in figures:
+        note += f" EMO-SIM* of the clips: {figures['emo_sim']:.3f}."
+    return [Table("Motion of the clips", head, rows, note), *(transfer_tables(figures) if "pairs" in figures else [])]
 
 
 def chosen(rows: Sequence[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:

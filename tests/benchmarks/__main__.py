@@ -40,6 +40,36 @@ def main() -> None:
     show("small model, 4 steps of 24 frames, frames/s", 24, lambda: sample(model, 24))
     guided_step()
     animation.main()
+    metrics()
+
+
+def metrics() -> None:
+    """Metric frames per second; networks have the published shapes and fresh weights."""
+    from xnemo.metrics import faces
+    from xnemo.metrics.emotion import EmoNet
+    from xnemo.metrics.identity import ArcFace
+    from xnemo.metrics.self_reenactment import Lpips
+    from xnemo.metrics.temporal import Flicker, WarpingError
+
+    people, (motion, placement) = random_identities(range(8)), random_motion(0, 8)
+    frames = render(people, motion, placement, 256).permute(0, 2, 3, 1).contiguous().numpy()
+    networks = faces.load_networks()
+    show("L1, PSNR, SSIM at 256 px, frames/s", 8, lambda: faces.frame_figures(frames, frames[::-1], None))
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+    lpips, arcface, emonet = Lpips().eval(), ArcFace().eval(), EmoNet().eval()
+    with torch.no_grad():
+        show("LPIPS (AlexNet) at 256 px, frames/s", 8, lambda: lpips(pixels, pixels.flip(0)))
+    show("face, mesh and head pose at 256 px, frames/s", 8, lambda: faces.observe(frames, networks))
+    show("ArcFace R100, frames/s", 8, lambda: arcface.embed(frames[:, :112, :112]))
+    show("EmoNet, frames/s", 8, lambda: emonet.read(frames))
+
+    def steadiness() -> None:
+        meters = Flicker(), WarpingError()
+        for frame in frames:
+            for meter in meters:
+                meter.add(frame.astype("float32") / 255)
+
+    show("flicker and warping error at 256 px, frames/s", 8, steadiness)
 
 
 def pairs(count: int) -> PairBatch:

@@ -1,11 +1,14 @@
 """Aggregation of the synthetic protocol: hand-computed cases, invariance, and controls that can fail."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.report import PARAMETERS, aggregate, chosen, page, pooled_r
+from pipelines.evaluation.drawn import TRACKS
+from pipelines.report import PARAMETERS, aggregate, chosen, pooled_r, write
 
 
 def _row(clip, driver, result):
@@ -50,11 +53,18 @@ def test_chance_is_measured_against_another_clips_motion():
     assert abs(summary["roll"]["chance"]) < 0.2
 
 
-def test_the_report_shows_the_worst_clip_beside_the_best():
+def test_the_report_shows_the_worst_clip_beside_the_best(tmp_path):
     track = np.sin(np.arange(20) / 3)
     rows = [_row(0, track, track), _row(1, track, np.zeros(20)), _row(2, track, -track)]
     assert [row["clip"] for row in chosen(rows, 3)] == [0, 1, 2]
     assert [row["clip"] for row in chosen(rows, 2)] == [0, 2]
-    text = page(rows, aggregate(rows), "three clips")
+    for row in rows:
+        row["result"] |= {name: row["result"]["jaw"] for name in TRACKS}
+        row["driver"] |= {name: row["driver"]["jaw"] for name in TRACKS}
+        (tmp_path / row["video"]).write_bytes(b"a video")
+    write(tmp_path / "artifacts", rows, aggregate(rows), "three clips")
+    text = (tmp_path / "artifacts/report.md").read_text()
     assert "v0.mp4" in text
     assert "v2.mp4" in text
+    assert (tmp_path / "artifacts/report.html").read_text().count("data:video/mp4;base64,") == 3
+    assert set(json.loads((tmp_path / "artifacts/summary.json").read_text())) == set(PARAMETERS)

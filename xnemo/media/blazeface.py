@@ -87,6 +87,11 @@ class MeshNet:
 
     def __call__(self, image: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, float]:
         """uint8 RGB [H, W, 3] and one detector row [16] to (points [468, 2] in pixels, presence in [0, 1])."""
+        points, presence = self.in_depth(image, row)
+        return points[:, :2], presence
+
+    def in_depth(self, image: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, float]:
+        """As the call, with depth: points [468, 3], z in pixels too, growing away from the viewer."""
         eyes = row[6:8] - row[4:6]
         angle = np.arctan2(eyes[1], eyes[0])
         scale = 1.5 * max(row[2] - row[0], row[3] - row[1]) / MESH_SIDE
@@ -96,5 +101,6 @@ class MeshNet:
         crop = cv2.warpAffine(image, to_image, (MESH_SIDE, MESH_SIDE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
         self.net.setInput((crop / np.float32(255)).astype(np.float32).transpose(2, 0, 1)[None])
         presence, mesh = self.net.forward(("conv2d_31", "conv2d_21"))
-        points = mesh.reshape(468, 3)[:, :2].astype(np.float64)
-        return points @ turn.T + to_image[:, 2], float(1 / (1 + np.exp(-presence.reshape(-1)[0])))
+        points = mesh.reshape(468, 3).astype(np.float64)
+        flat = points[:, :2] @ turn.T + to_image[:, 2]
+        return np.column_stack([flat, points[:, 2] * scale]), float(1 / (1 + np.exp(-presence.reshape(-1)[0])))

@@ -60,7 +60,7 @@ class Block(nn.Module):
         return x + self.second(F.relu(self.norm(self.first(F.relu(x)))))
 
 
-def _trunk(size: int, channels: tuple[int, int, int], hidden: int, outputs: int) -> nn.Sequential:
+def trunk(size: int, channels: tuple[int, int, int], hidden: int, outputs: int) -> nn.Sequential:
     a, b, c = channels
     return nn.Sequential(
         nn.Conv2d(3, a, 3, 2, 1), nn.BatchNorm2d(a), nn.ReLU(),
@@ -76,21 +76,21 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = _trunk(SIZE, (16, 24, 40), 64, len(PLACED))
-        self.read = _trunk(CROP, (24, 48, 80), 128, len(READ))
+        self.place = trunk(SIZE, (16, 24, 40), 64, len(PLACED))
+        self.read = trunk(CROP, (24, 48, 80), 128, len(READ))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         place = self.place(images)
         return place, self.read(upright(images, place.float()))
 
 
-def upright(images: Tensor, place: Tensor) -> Tensor:
-    """Crops [N, 3, 48, 48] that follow the head's place [N, 4] (PLACED, scaled to [-1, 1])."""
+def upright(images: Tensor, place: Tensor, size: int = CROP, reach_units: float = CROP_REACH) -> Tensor:
+    """Crops [N, 3, size, size] that follow the head's place [N, 4] (PLACED, scaled to [-1, 1])."""
     x, y, log_scale, roll = from_unit(place, PLACED).unbind(1)
-    reach = CROP_REACH * HEAD_SIZE * log_scale.exp()
+    reach = reach_units * HEAD_SIZE * log_scale.exp()
     cos, sin = reach * torch.deg2rad(roll).cos(), reach * torch.deg2rad(roll).sin()
     affine = torch.stack([cos, -sin, 2 * x, sin, cos, 2 * y + HEAD_Y], 1).view(-1, 2, 3)
-    grid = F.affine_grid(affine, [len(images), 3, CROP, CROP], align_corners=False)
+    grid = F.affine_grid(affine, [len(images), 3, size, size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
@@ -117,11 +117,11 @@ def shrink(images: Tensor) -> Tensor:
 @torch.no_grad()
 def measure(images: np.ndarray | Tensor, batch: int = 32) -> Measurement:
     """Measure square pictures uint8 [N, H, W, 3] or [N, 3, H, W] of any size. Raises XNeMoError for anything else."""
-    pictures = _channels_first(images)
-    reader = _reader()
+    pictures = channels_first(images)
+    network = reader()
     places, reads = [], []
     for first in range(0, len(pictures), batch):
-        place, read = reader(shrink(pictures[first : first + batch]))
+        place, read = network(shrink(pictures[first : first + batch]))
         places.append(place)
         reads.append(read)
     values = dict(zip(PLACED, from_unit(torch.cat(places), PLACED).unbind(1), strict=True))
@@ -140,15 +140,17 @@ def accuracy() -> dict[str, dict[str, float]]:
 
 
 @cache
-def _reader() -> Reader:
+def reader() -> Reader:
+    """The trained networks."""
     from safetensors.torch import load_file
 
-    reader = Reader()
-    reader.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
-    return reader.eval()
+    network = Reader()
+    network.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
+    return network.eval()
 
 
-def _channels_first(images: np.ndarray | Tensor) -> Tensor:
+def channels_first(images: np.ndarray | Tensor) -> Tensor:
+    """Square uint8 pictures as [N, 3, H, W] on the CPU; XNeMoError for anything else."""
     pictures = torch.as_tensor(images)
     if pictures.ndim == 4 and pictures.shape[-1] == 3:
         pictures = pictures.permute(0, 3, 1, 2)

@@ -1,0 +1,1 @@
+"""Evaluation on Ray: pairs, generation, measuring, reports (docs/metrics.md)."""
