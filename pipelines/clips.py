@@ -6,11 +6,12 @@ once, at no more than `max_side`, and only JPEG bytes leave. What is left out is
 
 import functools
 import math
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -19,8 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines import tracks
 from pipelines.tracks import Track
 from xnemo.media import faces, images, video
+from xnemo.media.faces import Face
 from xnemo.media.limits import Limits
 from xnemo.media.stills import Stills, probe_stills, stream_stills
+
+T = TypeVar("T")
 
 
 class ClipConfig(BaseModel):
@@ -102,21 +106,43 @@ def extract(
     cv2.setNumThreads(1)
     header = video.VideoInfo(**info)
     dropped: Counter[str] = Counter()
+    clock = Clock()
     clips, done = [], 0
     sizes: dict[str, Any] = {"fps": config.fps, "max_side": config.max_side, "start": start, "end": end}
     if person.stills:
         batches = stream_stills(path, person.stills, header, limits=limits, **sizes)
     else:
         batches = video.stream_frames(path, limits=limits, info=header, refuse_damage=config.check_damage, **sizes)
-    for frames in _windows(batches, (end - start) * config.fps, 2 * config.max_frames):
+    for frames in _windows(clock.each("decode", batches), (end - start) * config.fps, 2 * config.max_frames):
         height, width = frames[0].shape[:2]
-        for clip in _clips_of(frames, header.width / width, config, dropped, person.box(width, height)):
+        found = clock.each("detect", (_detector(config.detector).detect(frame, quick=True) for frame in frames))
+        region = person.box(width, height)
+        faces_of = [[face for face in faces if region is None or _within(face, region)] for faces in found]
+        for clip in clock.each("crop", _clips_of(frames, faces_of, header.width / width, config, dropped)):
             begin = start + (done + clip["first"]) / config.fps
             clip["span"] = [begin, begin + len(clip["frames"]) / config.fps]
             clip["audio"] = _sound(path, header, clip["span"], config, limits)
             clips.append(clip)
         done += len(frames)
-    return {"clips": clips, "dropped": dict(+dropped), "frames": done}
+    return {"clips": clips, "dropped": dict(+dropped), "frames": done, "seconds": dict(clock.seconds)}
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """Pass the items on; the time their making takes is the stage's."""
+        rest = iter(items)
+        while True:
+            began = time.monotonic()
+            item = next(rest, self)
+            self.seconds[stage] += time.monotonic() - began  # type: ignore[assignment]  # fractions are counted too
+            if item is self:
+                return
+            yield item  # type: ignore[misc]
 
 
 def _windows(batches: Iterator[np.ndarray], total: float, longest: int) -> Iterator[list[np.ndarray]]:
@@ -133,13 +159,10 @@ def _windows(batches: Iterator[np.ndarray], total: float, longest: int) -> Itera
 
 
 def _clips_of(
-    frames: list[np.ndarray], scale: float, config: ClipConfig, dropped: Counter[str], region: np.ndarray | None = None
+    frames: list[np.ndarray], found: list[list[Face]], scale: float, config: ClipConfig, dropped: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Clips of consecutive frames. scale: source pixels per pixel of these frames; region: where faces count."""
+    """Clips of consecutive frames. found: the faces of each; scale: source pixels per pixel of these frames."""
     finder = _detector(config.detector)
-    found = [finder.detect(frame, quick=True) for frame in frames]
-    if region is not None:
-        found = [[face for face in faces if _within(face, region)] for faces in found]
     for track in tracks.follow(found, shot_starts(frames, config.shot_cut), config, scale, dropped):
         reason = _reject(frames, track, finder, config)
         if reason:
@@ -149,7 +172,7 @@ def _clips_of(
             yield {**clip, "detector": finder.name}
 
 
-def _within(face: faces.Face, region: np.ndarray) -> bool:
+def _within(face: Face, region: np.ndarray) -> bool:
     centre = (np.array(face.box[:2]) + np.array(face.box[2:])) / 2
     return bool((centre >= region[:2]).all() and (centre <= region[2:]).all())
 
@@ -233,9 +256,7 @@ def _clip(frames: list[np.ndarray], track: Track, scale: float, config: ClipConf
     }
 
 
-def _landmarks(
-    frames: list[np.ndarray], track: Track, window: np.ndarray, config: ClipConfig
-) -> np.ndarray | None:
+def _landmarks(frames: list[np.ndarray], track: Track, window: np.ndarray, config: ClipConfig) -> np.ndarray | None:
     """float32 [n, 136]: 68 points (x, y) in crop pixels; None where the network's weights are not placed."""
     find = _landmark_net() if config.landmarks else None
     if find is None:

@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import tempfile
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class Ingest:
     def __init__(self, config: "IngestConfig", version: str):
         self.config, self.version, self.limits = config, version, limits(config)
         self.box = sandbox.Sandbox(sandbox.Limits(seconds=config.timeout_s, memory=int(config.memory_gb * 2**30)))
-        self.copy = _Copy()
+        self.copy = Copy()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """{"unit": text} to {"record": text}; {"error": sentence} if the output cannot be written."""
@@ -50,7 +51,9 @@ class Ingest:
         """Publish the shards of a unit and return its record."""
         self.rejected: list[dict[str, Any]] = []
         self.dropped: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
         self.frames = 0
+        began = time.monotonic()
         rows = (row for source in group for row in self._rows(source))
         published = shards.write(self.config.output, rows, self.config.shard_mb << 20)
         return {
@@ -60,6 +63,7 @@ class Ingest:
             "quarantine": self.rejected,
             "dropped": dict(self.dropped),
             "frames": self.frames,
+            "seconds": {**self.seconds, "unit": time.monotonic() - began},
         }
 
     def _rows(self, source: Source) -> Iterator[dict[str, Any]]:
@@ -74,6 +78,7 @@ class Ingest:
         before, found = Counter(self.dropped), 0
         for part in self._parts(source, str(path), digest):
             self.dropped.update(part["dropped"])
+            self.seconds.update(part["seconds"])
             self.frames += part["frames"]
             for clip in part["clips"]:
                 found += 1
@@ -178,7 +183,7 @@ def split_of(dataset: str, identity: str, val_share: float, test_share: float) -
     return "val" if place < val_share else "test" if place < val_share + test_share else "train"
 
 
-class _Copy:
+class Copy:
     """The last remote input, copied to this machine: the spans of a video and the clips of a zip come in a row."""
 
     def __init__(self) -> None:

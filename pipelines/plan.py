@@ -10,13 +10,13 @@ The list of inputs lies in a temporary SQLite file: a million of them take no mo
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines import quarantine
 from pipelines.sources import READERS
-from pipelines.sources.source import Source, SourceConfig, as_plain, fingerprinted, from_plain
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig, as_plain, fingerprinted, from_plain
 from xnemo_platform import manifest, storage
 from xnemo_platform.errors import PlatformError
 
@@ -80,7 +80,7 @@ def make(
     limit: int | None,
     per_unit: int,
     version: str,
-    options: SourceConfig = SourceConfig(),  # frozen
+    options: SourceConfig = EVERYTHING,
     retry: bool = False,
 ) -> Plan:
     """List, fingerprint, leave out what is done, group by at most `per_unit`; with `retry`, take what is in
@@ -101,14 +101,16 @@ def make(
     known = 0
     for names in manifest.read(output)["sources"].to_pylist():
         known += base.executemany("delete from inputs where fingerprint = ?", ([name] for name in names)).rowcount
-    records = [record for record in _records(output, version) if _all_pending(base, record["sources"])]
+    done = [record for record in records(output, version) if _all_pending(base, record["sources"])]
     _group(base, max(1, min(per_unit, unique // _MIN_UNITS)), version)
-    return Plan(Units(base), records, refused, known, retried)
+    return Plan(Units(base), done, refused, known, retried)
 
 
 def _identify(base: sqlite3.Connection, root: str, limit: int | None) -> list[dict[str, Any]]:
     """Fill the table of inputs from the first `limit` listed ones; the quarantine rows of those that are none."""
-    listed = base.execute(f"select source from listed order by uri, start, number limit {-1 if limit is None else limit}")
+    listed = base.execute(
+        f"select source from listed order by uri, start, number limit {-1 if limit is None else limit}"
+    )
     refused = []
     sources = (from_plain(json.loads(text)) for (text,) in listed)
     for number, item in enumerate(fingerprinted(_inside(sources, root))):
@@ -127,7 +129,9 @@ def _inside(sources: Iterable[Source], root: str) -> Iterator[Source]:
     """The sources, with a problem where a link leads out of the place that was given."""
     for item in sources:
         if not item.problem and storage.leads_out(item.uri, root):
-            item = replace(item, problem=f"outside_root: it leads out of {root}; ingest its place as a source of its own")
+            item = replace(
+                item, problem=f"outside_root: it leads out of {root}; ingest its place as a source of its own"
+            )
         yield item
 
 
@@ -205,14 +209,14 @@ def publish_record(output: str, version: str, record: dict[str, Any]) -> None:
     storage.publish_bytes(storage.join(output, JOURNAL, f"{record['unit']}.json"), data)
 
 
-def _records(output: str, version: str) -> list[dict[str, Any]]:
+def records(output: str, version: str, units: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Records of the journal, of these units or of all."""
     folder = storage.join(output, JOURNAL)
-    records = []
     for name in storage.list_files(folder):
-        record = json.loads(storage.read_bytes(storage.join(folder, name)))
-        if record["version"] == version:
-            records.append(record)
-    return records
+        if units is None or name.removesuffix(".json") in units:
+            record = json.loads(storage.read_bytes(storage.join(folder, name)))
+            if record["version"] == version:
+                yield record
 
 
 def clear_journal(output: str) -> None:

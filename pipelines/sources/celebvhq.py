@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.sources.files import by_stem, missing, read_json
-from pipelines.sources.source import Source, SourceConfig
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig
 from xnemo_platform import storage
 from xnemo_platform.errors import PlatformError
 
 
-def read(uri: str, _: SourceConfig = SourceConfig()) -> Iterator[Source]:  # frozen
+def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
     """The listed clips."""
     return listed(uri, "celebvhq_info.json")
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from pipelines.sources import celebvhq
-from pipelines.sources.source import Source, SourceConfig
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig
 
 
-def read(uri: str, _: SourceConfig = SourceConfig()) -> Iterator[Source]:  # frozen
+def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
     """The listed clips."""
     return celebvhq.listed(uri, "celebvtext_info.json")

@@ -5,13 +5,13 @@ import io
 from collections.abc import Iterator
 
 from pipelines.sources.files import lines, videos
-from pipelines.sources.source import Source, SourceConfig
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig
 from xnemo_platform import storage
 
 EMOTIONS = ("happy", "sad", "neutral", "angry", "surprised", "disgusted", "fear")  # labels 1 to 7
 
 
-def read(uri: str, _: SourceConfig = SourceConfig()) -> Iterator[Source]:  # frozen
+def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
     """All clips; the emotion of those that have one label. Names are numbers, with or without leading zeros."""
     labels: dict[str, str] = {}
     for name in storage.walk(uri):

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from pipelines.sources.files import VIDEO_ENDINGS
-from pipelines.sources.source import Source, SourceConfig
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig
 from xnemo_platform import storage
 
 
-def read(uri: str, _: SourceConfig = SourceConfig()) -> Iterator[Source]:  # frozen
+def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
     """Videos below `uri`. Endings only choose what is looked at; the content decides."""
     for name in storage.walk(uri):
         path = PurePosixPath(name)

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from pipelines.sources.files import by_stem, lines, missing
-from pipelines.sources.source import Source, SourceConfig
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig
 from xnemo_platform import storage
 
 SETS = ("RD", "WDA", "WRA")
 _SPAN = re.compile(r"^(?:(\d+):)?(\d+):(\d+)-(?:(\d+):)?(\d+):(\d+)$")
 
 
-def read(uri: str, _: SourceConfig = SourceConfig()) -> Iterator[Source]:  # frozen
+def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
     """Spans of whole videos where annotations are there; every other video is a clip as it lies."""
     here = by_stem(uri)
     tables = {PurePosixPath(name).name: name for name in storage.walk(uri) if name.endswith(".txt")}

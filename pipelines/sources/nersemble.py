@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from pipelines.sources.files import read_json
-from pipelines.sources.source import Source, SourceConfig
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig
 from xnemo.media.stills import Stills
 from xnemo_platform import storage
 from xnemo_platform.errors import PlatformError
@@ -23,7 +23,7 @@ _VIDEO = re.compile(r"^(?:.*/)?(?P<person>\d+)/sequences/(?P<sequence>[^/]+)/ima
 _SEQUENCE = re.compile(r"^(?P<folder>(?:.*/)?(?P<person>\d+)/sequences/[^/]+)/(?P<frame>frame_\d+)/$")
 
 
-def read(uri: str, config: SourceConfig = SourceConfig()) -> Iterator[Source]:  # frozen
+def read(uri: str, config: SourceConfig = EVERYTHING) -> Iterator[Source]:
     """One source per sequence and camera."""
     chosen: dict[str, set[str]] = {}
     seen: set[str] = set()
@@ -48,7 +48,9 @@ def _chosen(uri: str, person: str, config: SourceConfig, known: dict[str, set[st
     if config.cameras:
         return set(config.cameras)
     if person not in known:
-        places = [storage.join(uri, person, *rest) for rest in (["calibration", "camera_params.json"], ["camera_params.json"])]
+        places = [
+            storage.join(uri, person, *rest) for rest in (["calibration", "camera_params.json"], ["camera_params.json"])
+        ]
         path = next((place for place in places if storage.exists(place)), None)
         if path is None:
             raise PlatformError(

@@ -29,6 +29,9 @@ class SourceConfig(Config):
     """nersemble: degrees between a near-frontal camera and the middle of all cameras."""
 
 
+EVERYTHING = SourceConfig()
+
+
 @dataclass(frozen=True)
 class Source:
     """start_s, end_s: the span to use, seconds (None: to the end). stills: set where `uri` is a folder or zip of

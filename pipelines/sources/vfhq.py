@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.sources.files import VIDEO_ENDINGS, by_stem, lines, missing
-from pipelines.sources.source import Source, SourceConfig, zip_folders
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig, zip_folders
 from xnemo.media.stills import Stills
 from xnemo_platform import storage
 from xnemo_platform.errors import PlatformError
@@ -21,7 +21,7 @@ FPS = 30.0  # of a clip without a meta file
 log = logging.getLogger(__name__)
 
 
-def read(uri: str, _: SourceConfig = SourceConfig()) -> Iterator[Source]:  # frozen
+def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
     """Clips in whatever form they are there; of a meta file without frames or clip, the span of its video."""
     meta: dict[str, str] = {}
     found: set[str] = set()

@@ -64,7 +64,9 @@ def probe_stills(path: str | Path, stills: Stills, limits: Limits = LIMITS) -> V
         if not pictures.names:
             raise MediaError("no_frames", f"{Path(path).name} holds no pictures {stills.pattern}")
         if len(pictures.names) > limits.frames:
-            raise MediaError("too_long", f"{Path(path).name} has {len(pictures.names)} pictures, more than {limits.frames}")
+            raise MediaError(
+                "too_long", f"{Path(path).name} has {len(pictures.names)} pictures, more than {limits.frames}"
+            )
         first = pictures.read(0)
     times = stills.times(pictures.names)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / stills.fps
@@ -101,7 +103,9 @@ def stream_stills(
             if index != last:
                 picture, last = pictures.read(int(index)), index
                 if picture.shape[:2] != (info.height, info.width):
-                    raise MediaError("size_changes", f"{pictures.names[index]} is of another size than the first picture")
+                    raise MediaError(
+                        "size_changes", f"{pictures.names[index]} is of another size than the first picture"
+                    )
                 if (width, height) != (info.width, info.height):
                     picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
             batch.append(picture)
