@@ -48,7 +48,7 @@ def summarise(output: str) -> dict[str, Any]:
 def histograms(output: str, bins: int = 16) -> dict[str, dict[str, Any]]:
     """How clips are spread over {"seconds", "source_fps", "min_face_px", "sharpness", "max_jump",
     "detection_rate", "clips_per_identity"}: {"counts" [bins], "edges" [bins + 1], "median"}; and how many have
-    each emotion, as {"emotion": {name: clips}} where some have one."""
+    each emotion, as {"emotion": {name: clips}} where some have one. Equal numbers are one bin."""
     rows = (
         shards.ClipReader(output).table(["identity", "n_frames", "fps", "source_fps", "quality", "emotion"]).to_pylist()
     )
@@ -62,7 +62,10 @@ def histograms(output: str, bins: int = 16) -> dict[str, dict[str, Any]]:
     }
     found: dict[str, dict[str, Any]] = {}
     for name, numbers in values.items():
-        counts, edges = np.histogram(numbers, bins)
+        # numpy widens the range of equal numbers by one half to either side, which reads as a spread
+        counts, edges = (
+            np.histogram(numbers, bins) if np.ptp(numbers) else (np.array([len(numbers)]), np.array(numbers[:2]))
+        )
         found[name] = {"counts": counts.tolist(), "edges": edges.tolist(), "median": float(np.median(numbers))}
     emotions = Counter(row["emotion"] for row in rows if row["emotion"])
     return found | ({"emotion": dict(sorted(emotions.items()))} if emotions else {})

@@ -73,7 +73,7 @@ def probe_stills(path: str | Path, stills: Stills, limits: Limits = LIMITS) -> V
     if times[-1] > limits.seconds or first.shape[0] * first.shape[1] * len(times) > limits.total_pixels:
         raise MediaError("too_long", f"{Path(path).name} has {len(times)} pictures in {times[-1]:.0f} s")
     height, width = first.shape[:2]
-    rate = 1 / step if step > 0 else stills.fps
+    rate = round(1 / step, 6) if step > 0 else stills.fps
     return VideoInfo(width, height, rate, len(times), float(times[-1]) + 1 / rate, 0, False, "stills", False, times)
 
 
