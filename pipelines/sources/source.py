@@ -80,8 +80,10 @@ def _fingerprinted(source: Source) -> Source:
 def _ends(uri: str) -> bytes:
     fs, path = storage.filesystem(uri)
     size = fs.size(path) or 0
-    head = fs.cat_file(path, 0, min(size, _EDGE))
-    tail = fs.cat_file(path, max(0, size - _EDGE), size)
+    if size == 0:  # object stores refuse an empty range
+        return b"0 "
+    head = fs.cat_file(path, start=0, end=min(size, _EDGE))
+    tail = fs.cat_file(path, start=max(0, size - _EDGE), end=size)
     return f"{size} ".encode() + head + tail
 
 

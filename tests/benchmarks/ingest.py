@@ -62,8 +62,9 @@ def overhead(paths: list[Path], folder: Path) -> None:
     began = time.perf_counter()
     record = worker.ingest("u", sources)
     inside = time.perf_counter() - began
-    print(f"work alone {VIDEOS * FRAMES / alone:.1f} frames/s; in a unit {VIDEOS * FRAMES / inside:.1f}; "
-          f"wall time {inside / alone:.2f} times; stages {({k: round(v, 1) for k, v in record['seconds'].items()})}")  # fmt: skip
+    rates = [VIDEOS * FRAMES / seconds for seconds in (alone, inside)]
+    print(f"work alone {rates[0]:.1f} frames/s, in a unit {rates[1]:.1f}: {inside / alone:.2f} times the wall time")
+    print("seconds by stage: ", {stage: round(seconds, 1) for stage, seconds in record["seconds"].items()})
 
 
 def workers(folder: Path) -> None:
