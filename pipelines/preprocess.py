@@ -33,8 +33,7 @@ from xnemo_platform.errors import PlatformError
 SUMMARY = "summary.json"
 Progress = Callable[[str, int, int], None]  # what, done, total
 _ROUND = 512  # units handed to Ray Data at once: the driver's memory does not grow with the number of videos
-_FRAMES_PER_S = 60.0  # of one worker, measured on 720p
-log = logging.getLogger(__name__)
+_FRAMES_PER_S = 60.0  # roughly, of one worker with a core of its own at 720p
 
 
 class IngestConfig(Config):
