@@ -96,8 +96,8 @@ class ClipStore:
             start = int(start_at * (n - frames + 1))
             chosen = [int(reference_at * n), *range(start, start + frames)]
             shown.append((entry, chosen, smooth_boxes(entry.boxes, sigma=SMOOTHING_S * entry.fps)[chosen]))
-        frames_, boxes, known = self._shown(shown)
-        return ClipBatch(frames_[:, 0], frames_[:, 1:], boxes[:, 0], boxes[:, 1:], ids, known)
+        pictures, boxes, known = self._shown(shown)
+        return ClipBatch(pictures[:, 0], pictures[:, 1:], boxes[:, 0], boxes[:, 1:], ids, known)
 
     def _shown(self, shown: Sequence[tuple[_Entry, list[int], Boxes]]) -> tuple[Tensor, Tensor, Encoded | None]:
         """Pictures [B,1+F,3,S,S], the reference first, boxes [B,1+F,4] in their pixels, and what is cached of them."""
@@ -109,9 +109,8 @@ class ClipStore:
         means = torch.from_numpy(np.stack([one.latents[chosen] for one, chosen in cached]))
         tokens = torch.from_numpy(np.stack([one.context[chosen[:1]] for one, chosen in cached]))
         squares = torch.from_numpy(np.stack([one.squares[chosen] for one, chosen in cached])).float()
-        boxes = (places - squares[..., :2].repeat(1, 1, 2)) * (
-            pictures.shape[-1] / (squares[..., 2:3] - squares[..., :1])
-        )
+        scale = pictures.shape[-1] / (squares[..., 2:3] - squares[..., :1])
+        boxes = (places - squares[..., :2].repeat(1, 1, 2)) * scale
         return pictures, boxes, Encoded(means[:, 0], means[:, 1:], tokens, places[:, 0], places[:, 1:])
 
     def some_frames(self, count: int, seed: int) -> Tensor:

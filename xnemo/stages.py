@@ -196,7 +196,8 @@ def latents(stage: Stage, batch: PairBatch | ClipBatch) -> tuple[Tensor, Tensor,
     """(targets [B,C,F,h,w], reference [B,C,h,w], image token [B,1,d]), as known or encoded now."""
     model, known = stage.model, batch.known
     if known is not None:
-        return known.targets.transpose(1, 2).contiguous(), known.reference, known.context
+        dtype = model.denoiser.conv_in.weight.dtype
+        return known.targets.transpose(1, 2).contiguous().to(dtype), known.reference.to(dtype), known.context.to(dtype)
     frames = batch.frames if isinstance(batch, ClipBatch) else batch.target[:, None]
     size = model.config.image_size
     reference, targets = to_unit(batch.reference, size), to_unit(frames.flatten(0, 1), size)

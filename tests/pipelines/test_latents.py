@@ -124,3 +124,25 @@ def test_added_clips_without_latents_are_an_error(data: str, encoded: str, tmp_p
     publish(grown, [clip_row(3, "train")], unit="later")
     with pytest.raises(PlatformError, match="lacks 1 of 2 shards"):
         LatentReader(str(grown), encoded, "train")
+
+
+@pytest.mark.slow
+def test_on_ray_only_shards_without_latents_are_encoded(
+    tmp_path: Path, model: XNeMo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setenv("XNEMO_HOME", str(tmp_path))
+    uri = publish(tmp_path / "clips", [clip_row(1, "train"), clip_row(2, "val")])
+    weights.save(model, tmp_path / "model")
+    config = LatentsConfig(dataset=uri, model=str(tmp_path / "model"), frame_size=SIZE, face_size=FACE)
+    try:
+        first, again = latents.cache(config), latents.cache(config)
+        publish(tmp_path / "clips", [clip_row(3, "train")], unit="later")
+        later = latents.cache(config)
+    finally:
+        ray.shutdown()
+    assert [found["new_shards"] for found in (first, again, later)] == [2, 0, 1]
+    assert len(LatentReader(uri, first["key"], "train")) == 2
+    with pytest.raises(PlatformError, match="other sizes"):
+        latents.cache(config.model_copy(update={"face_size": 64}))
