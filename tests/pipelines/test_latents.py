@@ -1,6 +1,8 @@
 """Training on cached latents is training on the pixels they were made of."""
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -126,23 +128,34 @@ def test_added_clips_without_latents_are_an_error(data: str, encoded: str, tmp_p
         LatentReader(str(grown), encoded, "train")
 
 
-@pytest.mark.slow
-def test_on_ray_only_shards_without_latents_are_encoded(
-    tmp_path: Path, model: XNeMo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
-    monkeypatch.setenv("XNEMO_HOME", str(tmp_path))
-    uri = publish(tmp_path / "clips", [clip_row(1, "train"), clip_row(2, "val")])
-    weights.save(model, tmp_path / "model")
-    config = LatentsConfig(dataset=uri, model=str(tmp_path / "model"), frame_size=SIZE, face_size=FACE)
-    try:
-        first, again = latents.cache(config), latents.cache(config)
-        publish(tmp_path / "clips", [clip_row(3, "train")], unit="later")
-        later = latents.cache(config)
-    finally:
-        ray.shutdown()
-    assert [found["new_shards"] for found in (first, again, later)] == [2, 0, 1]
+def caching(folder: Path, model: XNeMo) -> None:
+    """Encode a data set, encode it again, add a clip and encode that."""
+    uri = publish(folder / "clips", [clip_row(1, "train"), clip_row(2, "val")])
+    weights.save(model, folder / "model")
+    config = LatentsConfig(dataset=uri, model=str(folder / "model"), frame_size=SIZE, face_size=FACE)
+    first, again = latents.cache(config), latents.cache(config)
+    publish(folder / "clips", [clip_row(3, "train")], unit="later")
+    assert [found["new_shards"] for found in (first, again, latents.cache(config))] == [2, 0, 1]
     assert len(LatentReader(uri, first["key"], "train")) == 2
     with pytest.raises(PlatformError, match="other sizes"):
         latents.cache(config.model_copy(update={"face_size": 64}))
+
+
+def test_only_shards_without_latents_are_encoded(tmp_path: Path, model: XNeMo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(todo: list[int], place: str, config: LatentsConfig, output: str) -> Iterator[dict]:
+        worker = Encoder(place, config, output)
+        return (json.loads(worker({"shard": number})["row"]) for number in todo)
+
+    monkeypatch.setattr(latents, "_encoded", here)
+    caching(tmp_path, model)
+
+
+@pytest.mark.slow
+def test_on_ray_it_is_the_same(tmp_path: Path, model: XNeMo, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setenv("XNEMO_HOME", str(tmp_path))
+    try:
+        caching(tmp_path, model)
+    finally:
+        ray.shutdown()
