@@ -13,6 +13,8 @@ EXAMPLES = """\
   xnemo data ingest --dataset folder --source clips/ --output shards/
   xnemo data ingest --dataset folder --source clips/ --output shards/ --dry-run
   xnemo data ingest --dataset folder --source clips/ --output shards/ --limit 5 clips.size=256 workers=4
+  xnemo data ingest --dataset vfhq --source VFHQ/ --output shards/ --retry
+  xnemo data latents --dataset shards/ --model models:/xnemo@demo
   xnemo data inspect shards/
   xnemo data preview shards/ -o sheet.png"""
 
@@ -21,52 +23,72 @@ def main(argv: Sequence[str]) -> int:
     options = parser("data", __doc__ or "", EXAMPLES)
     kinds = options.add_subparsers(dest="kind", required=True)
     taking = kinds.add_parser("ingest", help="videos to shards")
-    taking.add_argument("--dataset", required=True, help="how the source is laid out: folder or synthetic")
+    taking.add_argument("--dataset", required=True, help="how the source is laid out: a reader of docs/ingest.md")
     taking.add_argument("--source", required=True, help="folder or URI of the videos")
     taking.add_argument("--output", required=True, help="folder or URI of the data set")
     taking.add_argument("--config", help="YAML file (see jobs/configs/ingest.yaml)")
     taking.add_argument("--limit", type=int, help="only the first inputs")
+    taking.add_argument("--retry", action="store_true", help="try again what is in quarantine and brought no clip")
     taking.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
-    looking = kinds.add_parser("inspect", help="counts, hours, drops by reason")
+    encoding = kinds.add_parser("latents", help="cache what frozen networks make of the frames")
+    encoding.add_argument("--dataset", required=True, help="folder or URI of the data set")
+    encoding.add_argument("--model", required=True, help="model whose codec and image encoder training starts from")
+    encoding.add_argument("--config", help="YAML file with keys of pipelines/latents.py (LatentsConfig)")
+    looking = kinds.add_parser("inspect", help="counts, hours, drops by reason, histograms")
     looking.add_argument("data", help="folder or URI of the data set")
     drawing = kinds.add_parser("preview", help="a contact sheet with the boxes")
     drawing.add_argument("data", help="folder or URI of the data set")
     drawing.add_argument("-o", "--output", type=Path, required=True)
     drawing.add_argument("--clips", type=int, default=12, help="clips on the sheet")
     arguments = with_overrides(options, argv)
-    return {"ingest": ingest, "inspect": inspect, "preview": preview}[arguments.kind](arguments)
+    return {"ingest": ingest, "latents": latents, "inspect": inspect, "preview": preview}[arguments.kind](arguments)
 
 
 def ingest(arguments: argparse.Namespace) -> int:
-    from pipelines import preprocess
+    from pipelines import ingest_run, preprocess
     from pipelines.sources import READERS
     from xnemo_platform.config import load_config
     from xnemo_platform.errors import PlatformError
-    from xnemo_platform.settings import settings
-    from xnemo_platform.trainer import start_ray
 
     if arguments.dataset not in READERS:
         raise PlatformError(f"--dataset {arguments.dataset}: no such reader; known are {', '.join(sorted(READERS))}.")
     flags: list[str] = [f"reader={arguments.dataset}"]
     flags += [f"source={json.dumps(absolute(arguments.source))}", f"output={json.dumps(absolute(arguments.output))}"]
     flags += [f"limit={arguments.limit}"] if arguments.limit is not None else []
+    flags += ["retry=true"] if arguments.retry else []
     config = load_config(preprocess.IngestConfig, arguments.config, [*arguments.overrides, *flags])
-    plan = preprocess.estimate(config)
     if arguments.dry_run:
-        show(plan)
+        show(preprocess.estimate(config))
         return 0
-    if plan["units"]:
-        start_ray(settings().cpus)
-    summary = preprocess.run(config)
-    show({key: value for key, value in summary.items() if not isinstance(value, dict | list)})
+    summary = ingest_run.ingest(config)
+    show({key: value for key, value in summary.items() if not isinstance(value, list)})
     print(f"data set: {config.output}")
     return 0
 
 
-def inspect(arguments: argparse.Namespace) -> int:
-    from pipelines.preprocess import summarise
+def latents(arguments: argparse.Namespace) -> int:
+    from jobs.progress import bars
+    from pipelines.latents import LatentsConfig, cache
+    from xnemo_platform.config import load_config
 
-    show(summarise(absolute(arguments.data)))
+    flags = [f"dataset={json.dumps(absolute(arguments.dataset))}", f"model={json.dumps(absolute(arguments.model))}"]
+    config = load_config(LatentsConfig, arguments.config, [*arguments.overrides, *flags])
+    bar = bars()
+    show(cache(config, lambda done, total: bar("clips", done, total)))
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    from pipelines.summary import drawn, histograms, summarise
+
+    place = absolute(arguments.data)
+    show(summarise(place))
+    print("\nhow the clips are spread (least, number of clips, most)")
+    found = histograms(place)
+    emotions = found.pop("emotion", {})
+    show({name: drawn(histogram) for name, histogram in found.items()})
+    if emotions:
+        show({"emotion": emotions})
     return 0
 
 

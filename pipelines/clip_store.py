@@ -6,7 +6,7 @@ decoded, each time. What a sample shows depends on its id alone, not on what lie
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.latents import Cached, LatentReader
 from pipelines.shards import ClipReader
-from xnemo.batch import ClipBatch, PairBatch
+from xnemo.batch import ClipBatch, Encoded, PairBatch
 from xnemo.crops import centre_side, smooth_boxes
 from xnemo.draw import Draw
 from xnemo_platform.errors import PlatformError
@@ -31,23 +32,32 @@ REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A clip at the training size: boxes [n,4] in its pixels, and its frames, decoded [n,3,S,S] or as JPEG."""
+    """A clip at the training size: boxes [n,4] in its pixels, and its frames, decoded [n,3,S,S] or as JPEG.
+
+    With cached latents the pictures are the faces, and `boxes` stay in pixels of the whole frame."""
 
     boxes: Boxes
     fps: float
     source_size: int
     images: Images | None
     files: list[bytes]
+    cached: Cached | None = None
 
 
 class ClipStore:
     """The clips of one split with at least `min_frames` frames, as uint8 RGB of `size` × `size`.
 
-    `len` counts them; a row is an index among them. Raises PlatformError if there are none.
+    `len` counts them; a row is an index among them. Raises PlatformError if there are none. With the key of
+    `latents`, batches bring what is cached beside the data instead of whole frames.
     """
 
-    def __init__(self, uri: str, split: str | None, size: int, budget: int, min_frames: int = 2):
+    def __init__(
+        self, uri: str, split: str | None, size: int, budget: int, min_frames: int = 2, latents: str | None = None
+    ):
         self.reader, self.size, self.budget = ClipReader(uri, split), size, budget
+        self.latents = LatentReader(uri, latents, split) if latents else None
+        if self.latents and (made := self.latents.about["frame_size"]) != size:
+            raise PlatformError(f"{self.latents.uri} shows frames of {made} px: set frame_size={made}, or cache anew.")
         lengths = self.reader.table(["n_frames"])["n_frames"].to_numpy()
         self.index = np.flatnonzero(lengths >= min_frames)
         if not len(self.index):
@@ -65,29 +75,43 @@ class ClipStore:
         """Two different frames of each sample's clip, at least `min_gap` apart where the clip allows it."""
         ids = torch.tensor([sample.id for sample in samples])
         draws = Draw(seed, ids).uniform("frames", TRIES, 2).double().numpy()
-        images, boxes = [], []
+        shown = []
         for sample, draw in zip(samples, draws, strict=True):
             entry = self._entry(sample.row)
             chosen = _pair(entry.boxes, draw, min_gap)
-            images.append(self._frames(entry, chosen))
-            boxes.append(entry.boxes[chosen])
-        frames, places = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(boxes)).float()
-        return PairBatch(frames[:, 0], frames[:, 1], places[:, 0], places[:, 1], ids)
+            shown.append((entry, chosen, entry.boxes[chosen]))
+        frames, boxes, known = self._shown(shown)
+        if known:
+            known = replace(known, places=known.places[:, 0])
+        return PairBatch(frames[:, 0], frames[:, 1], boxes[:, 0], boxes[:, 1], ids, known)
 
     def clips(self, samples: Sequence[Sample], seed: int, frames: int) -> ClipBatch:
         """`frames` consecutive frames of each sample's clip, and any one frame of it as the reference."""
         ids = torch.tensor([sample.id for sample in samples])
         draws = Draw(seed, ids).uniform("clip", 2).double().numpy()
-        images, boxes = [], []
+        shown = []
         for sample, (start_at, reference_at) in zip(samples, draws, strict=True):
             entry = self._entry(sample.row)
             n = len(entry.boxes)
             start = int(start_at * (n - frames + 1))
             chosen = [int(reference_at * n), *range(start, start + frames)]
-            images.append(self._frames(entry, chosen))
-            boxes.append(smooth_boxes(entry.boxes, sigma=SMOOTHING_S * entry.fps)[chosen])
-        pixels, places = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(boxes)).float()
-        return ClipBatch(pixels[:, 0], pixels[:, 1:], places[:, 0], places[:, 1:], ids)
+            shown.append((entry, chosen, smooth_boxes(entry.boxes, sigma=SMOOTHING_S * entry.fps)[chosen]))
+        pictures, boxes, known = self._shown(shown)
+        return ClipBatch(pictures[:, 0], pictures[:, 1:], boxes[:, 0], boxes[:, 1:], ids, known)
+
+    def _shown(self, shown: Sequence[tuple[_Entry, list[int], Boxes]]) -> tuple[Tensor, Tensor, Encoded | None]:
+        """Pictures [B,1+F,3,S,S], the reference first, boxes [B,1+F,4] in their pixels, and what is cached of them."""
+        pictures = torch.from_numpy(np.stack([self._frames(entry, chosen) for entry, chosen, _ in shown]))
+        places = torch.from_numpy(np.stack([boxes for _, _, boxes in shown])).float()
+        cached = [(entry.cached, chosen) for entry, chosen, _ in shown if entry.cached]
+        if not cached:
+            return pictures, places, None
+        means = torch.from_numpy(np.stack([one.latents[chosen] for one, chosen in cached]))
+        tokens = torch.from_numpy(np.stack([one.context[chosen[:1]] for one, chosen in cached]))
+        squares = torch.from_numpy(np.stack([one.squares[chosen] for one, chosen in cached])).float()
+        scale = pictures.shape[-1] / (squares[..., 2:3] - squares[..., :1])
+        boxes = (places - squares[..., :2].repeat(1, 1, 2)) * scale
+        return pictures, boxes, Encoded(means[:, 0], means[:, 1:], tokens, places[:, 0], places[:, 1:])
 
     def some_frames(self, count: int, seed: int) -> Tensor:
         """`count` frames spread over the clips, uint8 [count,3,S,S]: what a codec is fitted to."""
@@ -100,6 +124,8 @@ class ClipStore:
     def _entry(self, row: int) -> _Entry:
         if row in self.kept:
             return self.kept[row]
+        if self.latents:
+            return self._cached_entry(self.latents, row)
         clip = self.reader[int(self.index[row])]
         source_size = clip.facts["size"]
         boxes = clip.boxes.astype(np.float64) * (self.size / source_size)
@@ -111,10 +137,24 @@ class ClipStore:
         self.kept[row] = _Entry(boxes, clip.facts["fps"], source_size, images, [])
         return self.kept[row]
 
+    def _cached_entry(self, latents: LatentReader, row: int) -> _Entry:
+        number = int(self.index[row])
+        facts, cached = self.reader.read(number, ["face_boxes", "fps", "size"]), latents.cached(number)
+        scale = self.size / facts["size"]
+        boxes = np.array(facts["face_boxes"], np.float64) * scale
+        cached = replace(cached, squares=cached.squares * scale)
+        entry = _Entry(boxes, facts["fps"], latents.about["face_size"], None, cached.faces, cached)
+        bytes_needed = cached.latents.nbytes + sum(len(face) for face in cached.faces)
+        if bytes_needed <= self.budget:
+            self.budget -= bytes_needed
+            self.kept[row] = entry
+        return entry
+
     def _frames(self, entry: _Entry, chosen: Iterable[int]) -> Images:
         if entry.images is not None:
             return entry.images[list(chosen)]
-        return np.stack([decode(entry.files[i], self.size, entry.source_size) for i in chosen])
+        size = entry.source_size if entry.cached else self.size
+        return np.stack([decode(entry.files[i], size, entry.source_size) for i in chosen])
 
 
 def decode(file: bytes, size: int, source_size: int) -> Images:

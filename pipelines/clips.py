@@ -6,10 +6,12 @@ once, at no more than `max_side`, and only JPEG bytes leave. What is left out is
 
 import functools
 import math
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -18,7 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines import tracks
 from pipelines.tracks import Track
 from xnemo.media import faces, images, video
+from xnemo.media.faces import Face
 from xnemo.media.limits import Limits
+from xnemo.media.stills import Stills, probe_stills, stream_stills
+
+T = TypeVar("T")
 
 
 class ClipConfig(BaseModel):
@@ -48,21 +54,49 @@ class ClipConfig(BaseModel):
     """Frames without a face that are bridged by interpolation."""
     min_detection_rate: float = Field(default=0.9, ge=0, le=1)
     min_sharpness: float = Field(default=0.0, ge=0)
-    shot_cut: float = Field(default=0.12, gt=0)
+    shot_cut: float = Field(default=0.08, gt=0)
     """Mean change of a 32 x 32 thumbnail, of full scale, that starts a new shot."""
     detector: Literal["auto", "blazeface", "sfd", "haar"] = "auto"
     check_damage: bool = True
-    """Decode once more to notice damage that the decoder paints over; about 2 ms per frame at 720p."""
+    """Refuse videos with damage that the decoder would paint over."""
+    landmarks: bool = True
+    """Find 68 points in each frame, where the network's weights are placed; the column is null elsewhere."""
     audio: bool = False
 
 
-def examine(path: str, limits: Limits) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Person:
+    """Who is meant and how the pictures lie: see the fields of the same names of `Source`."""
+
+    region: tuple[float, float, float, float] | None = None
+    region_of: tuple[float, float] = (0.0, 0.0)
+    stills: Stills | None = None
+
+    def box(self, width: float, height: float) -> np.ndarray | None:
+        """The region in pixels of a picture of that size, a quarter larger; None on a square one."""
+        if self.region is None or width == height:
+            return None
+        of_width, of_height = self.region_of
+        across = height / of_height if of_height else 1.0
+        along = width / of_width if of_width else across
+        left, top, right, bottom = np.array(self.region) * [along, across, along, across]
+        grown = np.array([right - left, bottom - top]) / 8
+        return np.array([left - grown[0], top - grown[1], right + grown[0], bottom + grown[1]])
+
+
+def examine(path: str, limits: Limits, stills: Stills | None = None) -> dict[str, Any]:
     """Header of a video as plain data: the fields of VideoInfo. Raises MediaError."""
-    return vars(video.probe(path, limits))
+    return vars(probe_stills(path, stills, limits) if stills else video.probe(path, limits))
 
 
 def extract(
-    path: str, info: dict[str, Any], start: float, end: float, config: ClipConfig, limits: Limits
+    path: str,
+    info: dict[str, Any],
+    start: float,
+    end: float,
+    config: ClipConfig,
+    limits: Limits,
+    person: Person = Person(),  # frozen
 ) -> dict[str, Any]:
     """Clips of the frames in [start, end) seconds: {"clips": [...], "dropped": {reason: frames}, "frames": n}.
 
@@ -71,21 +105,44 @@ def extract(
     """
     cv2.setNumThreads(1)
     header = video.VideoInfo(**info)
-    if config.check_damage:
-        video.check(path, start, end, limits)
     dropped: Counter[str] = Counter()
+    clock = Clock()
     clips, done = [], 0
-    batches = video.stream_frames(
-        path, fps=config.fps, max_side=config.max_side, start=start, end=end, limits=limits, info=header
-    )
-    for frames in _windows(batches, (end - start) * config.fps, 2 * config.max_frames):
-        for clip in _clips_of(frames, header.width / frames[0].shape[1], config, dropped):
+    sizes: dict[str, Any] = {"fps": config.fps, "max_side": config.max_side, "start": start, "end": end}
+    if person.stills:
+        batches = stream_stills(path, person.stills, header, limits=limits, **sizes)
+    else:
+        batches = video.stream_frames(path, limits=limits, info=header, refuse_damage=config.check_damage, **sizes)
+    for frames in _windows(clock.each("decode", batches), (end - start) * config.fps, 2 * config.max_frames):
+        height, width = frames[0].shape[:2]
+        found = clock.each("detect", (_detector(config.detector).detect(frame, quick=True) for frame in frames))
+        region = person.box(width, height)
+        faces_of = [[face for face in faces if region is None or _within(face, region)] for faces in found]
+        for clip in clock.each("crop", _clips_of(frames, faces_of, header.width / width, config, dropped)):
             begin = start + (done + clip["first"]) / config.fps
             clip["span"] = [begin, begin + len(clip["frames"]) / config.fps]
             clip["audio"] = _sound(path, header, clip["span"], config, limits)
             clips.append(clip)
         done += len(frames)
-    return {"clips": clips, "dropped": dict(+dropped), "frames": done}
+    return {"clips": clips, "dropped": dict(+dropped), "frames": done, "seconds": dict(clock.seconds)}
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """Pass the items on; the time their making takes is the stage's."""
+        rest = iter(items)
+        while True:
+            began = time.monotonic()
+            item = next(rest, self)
+            self.seconds[stage] += time.monotonic() - began  # type: ignore[assignment]  # fractions are counted too
+            if item is self:
+                return
+            yield item  # type: ignore[misc]
 
 
 def _windows(batches: Iterator[np.ndarray], total: float, longest: int) -> Iterator[list[np.ndarray]]:
@@ -102,17 +159,22 @@ def _windows(batches: Iterator[np.ndarray], total: float, longest: int) -> Itera
 
 
 def _clips_of(
-    frames: list[np.ndarray], scale: float, config: ClipConfig, dropped: Counter[str]
+    frames: list[np.ndarray], found: list[list[Face]], scale: float, config: ClipConfig, dropped: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Clips of consecutive frames. scale: source pixels per pixel of these frames."""
+    """Clips of consecutive frames. found: the faces of each; scale: source pixels per pixel of these frames."""
     finder = _detector(config.detector)
-    found = [finder.detect(frame, quick=True) for frame in frames]
     for track in tracks.follow(found, shot_starts(frames, config.shot_cut), config, scale, dropped):
         reason = _reject(frames, track, finder, config)
         if reason:
             dropped[reason] += len(track.boxes)
         else:
-            yield {**_clip(frames, track, scale, config), "detector": finder.name}
+            clip = _clip(frames, track, scale, config)
+            yield {**clip, "detector": finder.name}
+
+
+def _within(face: Face, region: np.ndarray) -> bool:
+    centre = (np.array(face.box[:2]) + np.array(face.box[2:])) / 2
+    return bool((centre >= region[:2]).all() and (centre <= region[2:]).all())
 
 
 @functools.cache
@@ -123,17 +185,25 @@ def _detector(name: str) -> faces.FaceDetector:
 def shot_starts(frames: list[np.ndarray], threshold: float) -> set[int]:
     """Indices at which a new shot begins, the first frame among them.
 
-    A cut is a change of the thumbnail beyond `threshold` that also stands out threefold against the changes
-    just before and after it, so fast motion is no cut.
+    A cut is a change of the thumbnail beyond `threshold` that also stands out fourfold against the changes around
+    it, so fast motion is no cut; and the picture before it does not come back at once, so a flash is none.
     """
     small = [cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for frame in frames]
     change = np.array([0.0] + [float(np.abs(b - a).mean()) for a, b in pairwise(small)])
     starts = {0}
     for at in np.flatnonzero(change > threshold):
-        around = np.concatenate([change[max(1, at - 2) : at], change[at + 1 : at + 3]])
-        if len(around) == 0 or change[at] > 3 * around.mean():
+        around = np.concatenate([change[max(1, at - 3) : at], change[at + 1 : at + 4]])
+        stands_out = len(around) == 0 or change[at] > 4 * np.median(around)
+        if stands_out and not _flash(small, int(at), change[at] / 2):
             starts.add(int(at))
     return starts
+
+
+def _flash(small: list[np.ndarray], at: int, near: float) -> bool:
+    """Whether what was seen before frame `at` is seen again up to three frames on, or what is seen at it was before."""
+    again = [np.abs(later - small[at - 1]).mean() for later in small[at + 1 : at + 4]]
+    earlier = [np.abs(before - small[at]).mean() for before in small[max(0, at - 4) : at - 1]]
+    return bool(min(again + earlier, default=1.0) < near)
 
 
 def _reject(frames: list[np.ndarray], track: Track, finder: faces.FaceDetector, config: ClipConfig) -> str | None:
@@ -175,6 +245,7 @@ def _clip(frames: list[np.ndarray], track: Track, scale: float, config: ClipConf
         "face": track.number,
         "crop_box": (window * scale).tolist(),
         "face_boxes": boxes.astype(np.float32),
+        "landmarks": _landmarks(frames, track, window, config),
         "frames": pictures,
         "quality": {
             "detection_rate": track.detection_rate,
@@ -183,6 +254,20 @@ def _clip(frames: list[np.ndarray], track: Track, scale: float, config: ClipConf
             "max_jump": track.max_jump,
         },
     }
+
+
+def _landmarks(frames: list[np.ndarray], track: Track, window: np.ndarray, config: ClipConfig) -> np.ndarray | None:
+    """float32 [n, 136]: 68 points (x, y) in crop pixels; None where the network's weights are not placed."""
+    find = _landmark_net() if config.landmarks else None
+    if find is None:
+        return None
+    points = np.stack([find(frames[track.first + at], box) for at, box in enumerate(track.boxes)])
+    return ((points - window[:2]) * (config.size / (window[2] - window[0]))).reshape(-1, 136).astype(np.float32)
+
+
+@functools.cache
+def _landmark_net() -> faces.Landmarks | None:
+    return faces.landmarks68()
 
 
 def cut(frame: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:

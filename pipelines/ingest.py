@@ -3,11 +3,13 @@
 Pixels never travel through Ray: a row in is a list of sources, a row out says what was published.
 """
 
-import contextlib
 import hashlib
 import json
 import math
+import shutil
 import tempfile
+import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +26,7 @@ from xnemo_platform.errors import PlatformError
 if TYPE_CHECKING:
     from pipelines.preprocess import IngestConfig
 
-CODE_VERSION = "1"  # raise it when the same video would give other clips
+CODE_VERSION = "2"  # raise it when the same video would give other clips
 
 
 class Ingest:
@@ -33,6 +35,7 @@ class Ingest:
     def __init__(self, config: "IngestConfig", version: str):
         self.config, self.version, self.limits = config, version, limits(config)
         self.box = sandbox.Sandbox(sandbox.Limits(seconds=config.timeout_s, memory=int(config.memory_gb * 2**30)))
+        self.copy = Copy()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """{"unit": text} to {"record": text}; {"error": sentence} if the output cannot be written."""
@@ -48,7 +51,9 @@ class Ingest:
         """Publish the shards of a unit and return its record."""
         self.rejected: list[dict[str, Any]] = []
         self.dropped: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
         self.frames = 0
+        began = time.monotonic()
         rows = (row for source in group for row in self._rows(source))
         published = shards.write(self.config.output, rows, self.config.shard_mb << 20)
         return {
@@ -58,25 +63,26 @@ class Ingest:
             "quarantine": self.rejected,
             "dropped": dict(self.dropped),
             "frames": self.frames,
+            "seconds": {**self.seconds, "unit": time.monotonic() - began},
         }
 
     def _rows(self, source: Source) -> Iterator[dict[str, Any]]:
         """Rows of schema.CLIP for one video. A video that cannot be used becomes a quarantine row."""
-        with contextlib.ExitStack() as stack:
-            try:
-                path = stack.enter_context(_local(source.uri))
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except (PlatformError, OSError) as error:
-                self.rejected.append(plan.rejection(source, "fetch", "unreachable", str(error)))
-                return
-            before, found = Counter(self.dropped), 0
-            for part in self._parts(source, str(path), digest):
-                self.dropped.update(part["dropped"])
-                self.frames += part["frames"]
-                for clip in part["clips"]:
-                    found += 1
-                    yield self._row(source, digest, part["fps"], clip)
+        try:
+            path = self.copy.of(source.uri)
+            digest = _sha256(path, source)
+        except Exception as error:  # each kind of store has errors of its own
+            said = str(error) or type(error).__name__
+            self.rejected.append(plan.rejection(source, "fetch", "unreachable", said))
+            return
+        before, found = Counter(self.dropped), 0
+        for part in self._parts(source, str(path), digest):
+            self.dropped.update(part["dropped"])
+            self.seconds.update(part["seconds"])
+            self.frames += part["frames"]
+            for clip in part["clips"]:
+                found += 1
+                yield self._row(source, digest, part["fps"], clip)
         failed = any(row["fingerprint"] == source.fingerprint for row in self.rejected)
         if not found and not failed:
             reasons = (self.dropped - before).most_common()
@@ -93,7 +99,7 @@ class Ingest:
 
     def _parts(self, source: Source, path: str, digest: str) -> Iterator[dict[str, Any]]:
         """What `clips.extract` found, part by part: a part is short, so that time and memory are bounded."""
-        info = self._call(source, digest, "probe", clips.examine, path, self.limits)
+        info = self._call(source, digest, "probe", clips.examine, path, self.limits, source.stills)
         if info is None:
             return
         config = self.config.clips
@@ -113,8 +119,10 @@ class Ingest:
         # borders on whole frames of the clip rate, so that parts neither share nor miss one
         total = math.floor((end - source.start_s) * config.fps + 1e-3)
         borders = [source.start_s + round(total * k / count) / config.fps for k in range(count)] + [end]
+        person = clips.Person(source.region, source.region_of, source.stills)
         for start, stop in pairwise(borders):
-            part = self._call(source, digest, "decode", clips.extract, path, info, start, stop, config, self.limits)
+            asked = (path, info, start, stop, config, self.limits, person)
+            part = self._call(source, digest, "decode", clips.extract, *asked)
             if part is not None:
                 yield {**part, "fps": info["fps"]}
 
@@ -134,8 +142,10 @@ class Ingest:
     def _row(self, source: Source, digest: str, fps: float, clip: dict[str, Any]) -> dict[str, Any]:
         config = self.config
         start_ms = round(clip["span"][0] * 1000)
+        # two people of one span are two sources, each with a face number 0
+        place = hashlib.sha256(repr(source.region).encode()).hexdigest()[:4] if source.region else ""
         return {
-            "clip_id": f"{digest[:16]}-{start_ms:07d}-{clip['face']}",
+            "clip_id": f"{digest[:16]}-{start_ms:07d}-{clip['face']}{place and '-'}{place}",
             "dataset": config.dataset or config.reader,
             "identity": source.identity,
             "split": split_of(config.dataset or config.reader, source.identity, config.val_share, config.test_share),
@@ -151,6 +161,7 @@ class Ingest:
             "code_version": CODE_VERSION,
             **{name: clip[name] for name in ("crop_box", "frames", "audio", "quality", "detector")},
             "face_boxes": list(clip["face_boxes"]),
+            "landmarks": None if clip["landmarks"] is None else list(clip["landmarks"]),
         }
 
 
@@ -172,14 +183,36 @@ def split_of(dataset: str, identity: str, val_share: float, test_share: float) -
     return "val" if place < val_share else "test" if place < val_share + test_share else "train"
 
 
-@contextlib.contextmanager
-def _local(uri: str) -> Iterator[Path]:
-    """A path to the file on this machine; a remote one is copied for as long as it is needed."""
-    fs, path = storage.filesystem(uri)
-    if storage.is_local(uri):
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory(prefix="xnemo-video-") as folder:
-        copy = Path(folder, "video")
-        fs.get_file(path, str(copy))
-        yield copy
+class Copy:
+    """The last remote input, copied to this machine: the spans of a video and the clips of a zip come in a row."""
+
+    def __init__(self) -> None:
+        self.uri, self.folder = "", tempfile.TemporaryDirectory(prefix="xnemo-video-")
+
+    def of(self, uri: str) -> Path:
+        """A path on this machine to a file or folder."""
+        fs, path = storage.filesystem(uri)
+        if storage.is_local(uri):
+            return Path(path)
+        copy = Path(self.folder.name, "input")
+        if uri != self.uri:
+            self.uri = ""
+            shutil.rmtree(copy, ignore_errors=True)
+            copy.unlink(missing_ok=True)
+            fs.get(path, str(copy), recursive=fs.isdir(path))
+            self.uri = uri
+        return copy
+
+
+def _sha256(path: Path, source: Source) -> str:
+    """Of the file; of pictures, over their names and contents (in a zip file, the checksums it keeps)."""
+    if source.stills is None:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if path.is_dir():
+        names = source.stills.among(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+        parts = [(name, hashlib.sha256((path / name).read_bytes()).hexdigest()) for name in names]
+    else:
+        with zipfile.ZipFile(path) as archive:
+            parts = [(entry.filename, f"{entry.file_size} {entry.CRC}") for entry in source.stills.of_zip(archive)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

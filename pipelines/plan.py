@@ -1,71 +1,180 @@
 """What an ingestion has to do: the inputs that are not in the data set yet, in units of work.
 
-A unit is a few inputs that become shards together. Units are consecutive inputs in the reader's order, so the
-same inputs give the same units however often the run was stopped. A finished unit leaves a record in the
+A unit is a few inputs that become shards together. Units are consecutive inputs in the order of their paths, so
+the same inputs give the same units however often the run was stopped. A finished unit leaves a record in the
 journal beside the shards; records enter the manifest all at once when the whole run is done.
+
+The list of inputs lies in a temporary SQLite file: a million of them take no more memory than a hundred.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pipelines import quarantine
 from pipelines.sources import READERS
-from pipelines.sources.source import Source, fingerprinted
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig, as_plain, fingerprinted, from_plain
 from xnemo_platform import manifest, storage
 from xnemo_platform.errors import PlatformError
 
 JOURNAL = "journal"
+RETRY = "~"  # a retried input is known by its fingerprint, this, and the number of the retry
 _MIN_UNITS = 8  # a small source is divided further, so that all workers have something to do
+_TABLES = """
+create table listed (uri, start, number integer primary key, source);
+create table inputs (fingerprint text primary key, number integer, source) without rowid;
+create table units (number integer primary key, name unique, size, sources);
+"""
 
 
 @dataclass(frozen=True)
 class Plan:
     """units: lists of sources still to be done, by unit name; records: units that are done but not entered;
-    duplicates: quarantine rows of inputs whose content came before; known: inputs already in the manifest."""
+    refused: quarantine rows of inputs that need no reading (copies, links, dead entries); known: inputs already in
+    the manifest; retried: (uri, fingerprint) of quarantine rows that are being tried again."""
 
-    units: dict[str, list[Source]]
+    units: "Units"
     records: list[dict[str, Any]]
-    duplicates: list[dict[str, Any]]
+    refused: list[dict[str, Any]]
     known: int
+    retried: list[tuple[str, str]]
 
     @property
     def pending(self) -> int:
         """Inputs still to be read."""
-        return sum(len(unit) for unit in self.units.values())
+        return self.units.inputs
+
+    @property
+    def duplicates(self) -> list[dict[str, Any]]:
+        """The refused inputs whose content came before."""
+        return [row for row in self.refused if row["code"] == "duplicate"]
 
 
-def make(reader: str, source: str, output: str, limit: int | None, per_unit: int, version: str) -> Plan:
-    """List, fingerprint, leave out what is done, group by at most `per_unit`. Raises PlatformError if the source
-    is missing or holds no video; reads only, writes nothing."""
+class Units(Mapping[str, list[Source]]):
+    """Lists of sources by the name of their unit, in order, read from the database when they are asked for."""
+
+    def __init__(self, base: sqlite3.Connection):
+        self._base = base
+        self.inputs = int(base.execute("select coalesce(sum(size), 0) from units").fetchone()[0])
+
+    def __len__(self) -> int:
+        return int(self._base.execute("select count(*) from units").fetchone()[0])
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for (name,) in self._base.execute("select name from units order by number"))
+
+    def __getitem__(self, name: str) -> list[Source]:
+        row = self._base.execute("select sources from units where name = ?", [name]).fetchone()
+        if row is None:
+            raise KeyError(name)
+        return [from_plain(plain) for plain in json.loads(row[0])]
+
+
+def make(
+    reader: str,
+    source: str,
+    output: str,
+    limit: int | None,
+    per_unit: int,
+    version: str,
+    options: SourceConfig = EVERYTHING,
+    retry: bool = False,
+) -> Plan:
+    """List, fingerprint, leave out what is done, group by at most `per_unit`; with `retry`, take what is in
+    quarantine again. Raises PlatformError if the source is missing or holds no video; reads only, writes nothing."""
     if not storage.exists(source):
         raise PlatformError(f"source {source} does not exist: check the path or URI")
-    listed = fingerprinted(list(READERS[reader](source))[:limit])
-    if not listed:
+    base = sqlite3.connect("", isolation_level=None)  # a file of its own that vanishes with the connection
+    base.executescript(f"pragma journal_mode = off; pragma synchronous = off; begin; {_TABLES}")
+    base.executemany(
+        "insert into listed (uri, start, source) values (?, ?, ?)",
+        ((item.uri, item.start_s, json.dumps(as_plain(item))) for item in READERS[reader](source, options)),
+    )
+    refused = _identify(base, source, limit)
+    unique = int(base.execute("select count(*) from inputs").fetchone()[0])
+    if not unique and not refused:
         raise PlatformError(f"source {source} holds no video for the reader {reader!r}: check the folder and reader")
-    unique: dict[str, Source] = {}
-    duplicates = []
-    for item in listed:
-        first = unique.setdefault(item.fingerprint, item)
-        if first is not item:
-            duplicates.append(rejection(item, "plan", "duplicate", f"same content as {first.uri}"))
-    known = {name for names in manifest.read(output)["sources"].to_pylist() for name in names}
-    pending = {name: item for name, item in unique.items() if name not in known}
-    records = []
-    for record in _records(output, version):
-        if pending.keys() >= set(record["sources"]):
-            records.append(record)
-            for name in record["sources"]:
-                del pending[name]
-    left = list(pending.values())
-    size = max(1, min(per_unit, len(unique) // _MIN_UNITS))
-    units = {unit_name(group, version): group for group in (left[at : at + size] for at in range(0, len(left), size))}
-    return Plan(units, records, duplicates, len(unique.keys() & known))
+    retried = _take_again(base, output) if retry else []
+    known = 0
+    for names in manifest.read(output)["sources"].to_pylist():
+        known += base.executemany("delete from inputs where fingerprint = ?", ([name] for name in names)).rowcount
+    done = [record for record in records(output, version) if _all_pending(base, record["sources"])]
+    _group(base, max(1, min(per_unit, unique // _MIN_UNITS)), version)
+    return Plan(Units(base), done, refused, known, retried)
 
 
-def unit_name(group: list[Source], version: str) -> str:
+def _identify(base: sqlite3.Connection, root: str, limit: int | None) -> list[dict[str, Any]]:
+    """Fill the table of inputs from the first `limit` listed ones; the quarantine rows of those that are none."""
+    listed = base.execute(
+        f"select source from listed order by uri, start, number limit {-1 if limit is None else limit}"
+    )
+    refused = []
+    sources = (from_plain(json.loads(text)) for (text,) in listed)
+    for number, item in enumerate(fingerprinted(_inside(sources, root))):
+        if item.problem:
+            code, _, message = item.problem.partition(": ")
+            refused.append(rejection(item, "plan", code, message))
+            continue
+        row = [item.fingerprint, number, json.dumps(as_plain(item))]
+        if not base.execute("insert or ignore into inputs values (?, ?, ?)", row).rowcount:
+            (first,) = base.execute("select source from inputs where fingerprint = ?", row[:1]).fetchone()
+            refused.append(rejection(item, "plan", "duplicate", f"same content as {json.loads(first)['uri']}"))
+    return refused
+
+
+def _inside(sources: Iterable[Source], root: str) -> Iterator[Source]:
+    """The sources, with a problem where a link leads out of the place that was given."""
+    for item in sources:
+        if not item.problem and storage.leads_out(item.uri, root):
+            item = replace(
+                item, problem=f"outside_root: it leads out of {root}; ingest its place as a source of its own"
+            )
+        yield item
+
+
+def _take_again(base: sqlite3.Connection, output: str) -> list[tuple[str, str]]:
+    """Give inputs in quarantine that brought no clip the fingerprint of a retry, so that they are done anew."""
+    from pipelines.shards import ClipReader
+
+    used = set()
+    if storage.exists(storage.join(output, manifest.NAME)):
+        used = set(ClipReader(output).table(["source_sha256"])["source_sha256"].to_pylist())
+    retried = []
+    for row in quarantine.read(output):
+        name, _, number = row["fingerprint"].partition(RETRY)
+        again = f"{name}{RETRY}{int(number or 0) + 1}"
+        if row["stage"] == "plan" or row["sha256"] in used:
+            continue
+        if base.execute("update inputs set fingerprint = ? where fingerprint = ?", [again, name]).rowcount:
+            retried.append((row["source_uri"], row["fingerprint"]))
+    return retried
+
+
+def _all_pending(base: sqlite3.Connection, names: list[str]) -> bool:
+    """Take a finished unit's inputs out of those to be done; False, and nothing taken, if one is none of them."""
+    marks = ", ".join("?" * len(names))
+    count = base.execute(f"select count(*) from inputs where fingerprint in ({marks})", names).fetchone()[0]
+    if count == len(names):
+        base.execute(f"delete from inputs where fingerprint in ({marks})", names)
+    return bool(count == len(names))
+
+
+def _group(base: sqlite3.Connection, size: int, version: str) -> None:
+    """Divide what is left into units of `size`."""
+    left = base.execute("select fingerprint, source from inputs order by number")
+    while rows := left.fetchmany(size):
+        name = _unit_name([fingerprint for fingerprint, _ in rows], version)
+        sources = [json.loads(text) | {"fingerprint": fingerprint} for fingerprint, text in rows]
+        values = [name, len(rows), json.dumps(sources)]
+        base.execute("insert into units (name, size, sources) values (?, ?, ?)", values)
+
+
+def _unit_name(fingerprints: list[str], version: str) -> str:
     """Name of a unit: a digest of its inputs and of how they are treated."""
-    return hashlib.sha256("\n".join([version, *(item.fingerprint for item in group)]).encode()).hexdigest()[:24]
+    return hashlib.sha256("\n".join([version, *fingerprints]).encode()).hexdigest()[:24]
 
 
 def rejection(
@@ -85,13 +194,13 @@ def rejection(
 
 def encode(unit: str, group: list[Source]) -> str:
     """A unit as text, for a row of Ray Data."""
-    return json.dumps({"unit": unit, "sources": [asdict(source) for source in group]})
+    return json.dumps({"unit": unit, "sources": [as_plain(source) for source in group]})
 
 
 def decode(text: str) -> tuple[str, list[Source]]:
     """What `encode` wrote."""
     value = json.loads(text)
-    return value["unit"], [Source(**source) for source in value["sources"]]
+    return value["unit"], [from_plain(source) for source in value["sources"]]
 
 
 def publish_record(output: str, version: str, record: dict[str, Any]) -> None:
@@ -100,14 +209,14 @@ def publish_record(output: str, version: str, record: dict[str, Any]) -> None:
     storage.publish_bytes(storage.join(output, JOURNAL, f"{record['unit']}.json"), data)
 
 
-def _records(output: str, version: str) -> list[dict[str, Any]]:
+def records(output: str, version: str, units: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Records of the journal, of these units or of all."""
     folder = storage.join(output, JOURNAL)
-    records = []
     for name in storage.list_files(folder):
-        record = json.loads(storage.read_bytes(storage.join(folder, name)))
-        if record["version"] == version:
-            records.append(record)
-    return records
+        if units is None or name.removesuffix(".json") in units:
+            record = json.loads(storage.read_bytes(storage.join(folder, name)))
+            if record["version"] == version:
+                yield record
 
 
 def clear_journal(output: str) -> None:

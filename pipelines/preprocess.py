@@ -2,7 +2,7 @@
 
     plan      list the inputs, leave out what the data set holds           pipelines/plan.py
     ingest    Ray Data: decode, find faces, crop, publish shards           pipelines/ingest.py, clips.py, tracks.py
-    publish   quarantine, manifest, summary, in this order, all or nothing
+    publish   quarantine, manifest, summary, in this order, all or nothing       pipelines/summary.py
 
 A run that is stopped is started again with the same command: finished units are kept, and the result is the
 one an unbroken run gives. Bad videos are rows of the quarantine, not errors, until they are too many.
@@ -14,20 +14,26 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from pydantic import Field, field_validator
 
-from pipelines import clips, ingest, plan, quarantine, schema, shards
+from pipelines import clips, ingest, plan, quarantine, schema
 from pipelines.clips import ClipConfig
 from pipelines.sources import READERS
+from pipelines.sources.source import Source, SourceConfig
+from pipelines.summary import summarise
 from xnemo_platform import manifest, storage
 from xnemo_platform.config import Config, diff, fingerprint
 from xnemo_platform.errors import PlatformError
 
 SUMMARY = "summary.json"
 Progress = Callable[[str, int, int], None]  # what, done, total
+_ROUND = 512  # units handed to Ray Data at once: the driver's memory does not grow with the number of videos
+_FRAMES_PER_S = 60.0  # roughly, of one worker with a core of its own at 720p
 
 
 class IngestConfig(Config):
@@ -39,10 +45,13 @@ class IngestConfig(Config):
     """Folder or URI of the data set."""
     reader: str = "folder"
     """How the source is laid out: a key of pipelines.sources.READERS."""
+    reader_options: SourceConfig = SourceConfig()
     dataset: str = ""
     """Name in the rows; the reader's by default."""
     limit: int | None = Field(default=None, ge=1)
     """Only the first inputs."""
+    retry: bool = False
+    """Try again what is in quarantine and brought no clip."""
     clips: ClipConfig = ClipConfig()
     val_share: float = Field(default=0.05, ge=0, lt=1)
     test_share: float = Field(default=0.0, ge=0, lt=1)
@@ -71,69 +80,138 @@ class IngestConfig(Config):
         return name
 
 
-def run(config: IngestConfig, progress: Progress | None = None) -> dict[str, Any]:
+@dataclass
+class Tally:
+    """What is known of a run so far. seconds: of the workers, by stage."""
+
+    total: int
+    clips: int = 0
+    frames: int = 0
+    sources: int = 0
+    units: set[str] = field(default_factory=set)
+    unusable: set[str] = field(default_factory=set)
+    codes: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Count a finished unit."""
+        self.units.add(record["unit"])
+        self.clips += sum(shard["rows"] for shard in record["shards"])
+        self.frames += record["frames"]
+        self.sources += len(record["sources"])
+        self.seconds.update(record.get("seconds", {}))
+        self.dropped.update(record["dropped"])
+        for row in record["quarantine"]:
+            self.unusable.add(row["fingerprint"])
+            self.codes[row["code"]] += 1
+            self.first = self.first or f"{row['source_uri']}: {row['message']}"
+
+    def numbers(self, seconds: float) -> dict[str, float]:
+        """The same as flat metrics; `seconds`: wall clock of the run."""
+        return {
+            "videos": self.sources,
+            "clips": self.clips,
+            "frames": self.frames,
+            "quarantined": len(self.unusable),
+            "frames_per_s": self.frames / max(seconds, 1e-9),
+            **{f"quarantined/{code}": count for code, count in self.codes.items()},
+            **{f"dropped_frames/{reason}": count for reason, count in self.dropped.items()},
+            **{f"worker_seconds/{stage}": value for stage, value in self.seconds.items()},
+        }
+
+
+def run(
+    config: IngestConfig, progress: Progress | None = None, watch: Callable[[Tally], None] | None = None
+) -> dict[str, Any]:
     """Ingest and return the summary, with "new_clips", "seconds" and "frames_per_s" of this run.
 
-    Uses the Ray this process is connected to, else a private one. Raises PlatformError, and leaves the data
-    set as it was: source missing or empty, output made in another way or in use, too much quarantined.
+    Uses the Ray this process is connected to, else a private one. `watch` is told the counts of this run after
+    each unit. Raises PlatformError, and leaves the data set as it was: source missing or empty, output made in
+    another way or in use, too much quarantined.
     """
     began = time.monotonic()
     about = describe(config)
     version = check_output(config, about)
-    work = plan.make(config.reader, config.source, config.output, config.limit, config.inputs_per_unit, version)
-    if not work.units and not work.records:
-        return {
-            **_known_summary(config.output),
-            "new_clips": 0,
-            "frames_per_s": 0.0,
-            "seconds": time.monotonic() - began,
-        }
+    work = planned(config, version)
+    now, all_of_it = Tally(work.pending), Tally(work.pending + sum(len(record["sources"]) for record in work.records))
+    made = storage.exists(storage.join(config.output, manifest.NAME))
+    if not work.units and not work.records and (made or not work.refused):
+        return {**_known_summary(config.output), "new_clips": 0, "frames_per_s": 0.0, "seconds": _since(began)}
     clips.check_detector(config.clips)
     with storage.lock(
         storage.join(config.output, ".ingest.lock"),
         wait_s=0,
         busy="another ingestion is writing this data set; wait for it or choose another output",
     ):
-        records = list(work.records)
+        for record in work.records:
+            all_of_it.add(record)
         for record in _ingested(config, version, work):
-            records.append(record)
-            _report(progress, records, work, began)
-            _check_quarantine(config, records, work)
-        summary = publish(config, about, records, work)
-    seconds = time.monotonic() - began
-    frames = sum(record["frames"] for record in records[len(work.records) :])
-    new = sum(shard["rows"] for record in records for shard in record["shards"])
-    return {**summary, "new_clips": new, "seconds": seconds, "frames_per_s": frames / seconds}
+            all_of_it.add(record)
+            now.add(record)
+            _report(progress, now, all_of_it, began)
+            _check_quarantine(config, all_of_it)
+            if watch is not None:
+                watch(now)
+        _check_quarantine(config, all_of_it)
+        summary = publish(config, about, work, plan.records(config.output, version, all_of_it.units))
+    seconds = _since(began)
+    return {**summary, "new_clips": all_of_it.clips, "seconds": seconds, "frames_per_s": now.frames / seconds}
+
+
+def _since(began: float) -> float:
+    return time.monotonic() - began
+
+
+def planned(config: IngestConfig, version: str) -> plan.Plan:
+    """The plan of a config. Raises PlatformError as `plan.make`."""
+    return plan.make(
+        config.reader,
+        config.source,
+        config.output,
+        config.limit,
+        config.inputs_per_unit,
+        version,
+        config.reader_options,
+        config.retry,
+    )
 
 
 def estimate(config: IngestConfig) -> dict[str, Any]:
     """What `run` would do, from the headers of up to 20 inputs; writes nothing. Same errors as `run`."""
     from xnemo_platform.sandbox import Sandbox
 
-    version = check_output(config, describe(config))
-    work = plan.make(config.reader, config.source, config.output, config.limit, config.inputs_per_unit, version)
-    todo = [source for group in work.units.values() for source in group]
-    sample = todo[:: max(1, len(todo) // 20)][:20]
+    work = planned(config, check_output(config, describe(config)))
+    todo = (source for group in work.units.values() for source in group)
+    most = 20 if storage.is_local(config.source) else 4  # those are copied here
+    sample = list(islice(todo, 0, None, max(1, work.pending // most)))[:most]
+    copy = ingest.Copy()
     with Sandbox() as box:
         found = [
-            box.call(clips.examine, storage.filesystem(source.uri)[1], ingest.limits(config))
+            (source, box.call(clips.examine, str(copy.of(source.uri)), ingest.limits(config), source.stills))
             for source in sample
-            if storage.is_local(source.uri)
         ]
-    lengths = [outcome.value["duration"] for outcome in found if outcome.kind == "ok"]
-    frames = round(sum(lengths) / max(1, len(lengths)) * config.clips.fps * len(todo))
+    lengths = [_length(source, outcome.value["duration"]) for source, outcome in found if outcome.kind == "ok"]
+    frames = round(sum(lengths) / max(1, len(lengths)) * config.clips.fps * work.pending)
     pixels = (config.clips.size / 512) ** 2
     return {
-        "inputs": len(todo),
+        "inputs": work.pending,
         "known": work.known,
         "units": len(work.units),
         "finished_units": len(work.records),
-        "duplicates": len(work.duplicates),
+        "refused": dict(sorted(Counter(row["code"] for row in work.refused).items())),
         "unreadable_in_sample": len(found) - len(lengths),
+        "hours": round(frames / config.clips.fps / 3600, 3),
         "frames": frames,
         "bytes": round(frames * 45_000 * pixels),  # measured: q95, talking heads
-        "seconds": round(frames / (100 * min(config.workers, os.cpu_count() or 1))),
+        "seconds": round(frames / (_FRAMES_PER_S * min(config.workers, os.cpu_count() or 1))),
     }
+
+
+def _length(source: Source, duration: float) -> float:
+    end = duration if source.end_s is None else min(source.end_s, duration)
+    return max(0.0, end - source.start_s)
 
 
 def describe(config: IngestConfig) -> dict[str, Any]:
@@ -168,17 +246,19 @@ def _ingested(config: IngestConfig, version: str, work: plan.Plan) -> Iterator[d
     with _ray(config):
         import ray
 
-        rows = [{"unit": plan.encode(name, group)} for name, group in work.units.items()]
-        data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            ingest.Ingest,
-            fn_constructor_args=(config, version),
-            num_cpus=config.cpus,
-            compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(rows))),
-        )
-        for row in data.iter_rows():
-            if row["error"]:
-                raise PlatformError(row["error"])
-            yield json.loads(row["record"])
+        items = iter(work.units.items())
+        while some := list(islice(items, _ROUND)):
+            rows = [{"unit": plan.encode(name, group)} for name, group in some]
+            data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+                ingest.Ingest,
+                fn_constructor_args=(config, version),
+                num_cpus=config.cpus,
+                compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(rows))),
+            )
+            for row in data.iter_rows():
+                if row["error"]:
+                    raise PlatformError(row["error"])
+                yield json.loads(row["record"])
 
 
 @contextlib.contextmanager
@@ -204,46 +284,41 @@ def _ray(config: IngestConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def _report(progress: Progress | None, records: list[dict[str, Any]], work: plan.Plan, began: float) -> None:
-    done = sum(len(record["sources"]) for record in records[len(work.records) :])
+def _report(progress: Progress | None, now: Tally, all_of_it: Tally, began: float) -> None:
     if progress is not None:
-        progress("videos", done, work.pending)
+        progress("videos", now.sources, now.total)
         return
-    clip_count = sum(shard["rows"] for record in records for shard in record["shards"])
-    bad = sum(len(record["quarantine"]) for record in records)
-    left = (time.monotonic() - began) / done * (work.pending - done)
+    left = _since(began) / now.sources * (now.total - now.sources)
     print(
-        f"videos {done}/{work.pending}  clips {clip_count}  quarantined {bad}  "
+        f"videos {now.sources}/{now.total}  clips {all_of_it.clips}  quarantined {len(all_of_it.unusable)}  "
         f"ETA {int(left // 60)}:{int(left % 60):02d}",
         flush=True,
     )
 
 
-def _check_quarantine(config: IngestConfig, records: list[dict[str, Any]], work: plan.Plan) -> None:
+def _check_quarantine(config: IngestConfig, tally: Tally) -> None:
     """Stop as soon as too many inputs are known to be unusable, whatever is still to come."""
-    rejected = [row for record in records for row in record["quarantine"]]
-    total = work.pending + sum(len(record["sources"]) for record in work.records)
-    unusable = len({row["fingerprint"] for row in rejected})
-    if unusable > config.max_quarantine * total:
-        codes = ", ".join(f"{code} {count}" for code, count in Counter(r["code"] for r in rejected).most_common(5))
-        first = rejected[0]
+    unusable = len(tally.unusable)
+    if unusable > config.max_quarantine * tally.total:
+        codes = ", ".join(f"{code} {count}" for code, count in tally.codes.most_common(5))
         raise PlatformError(
-            f"{unusable} of {total} inputs cannot be used ({codes}; first: {first['source_uri']}: {first['message']}); "
-            f"nothing was published. Mend the source or the filters, or raise max_quarantine={config.max_quarantine}"
+            f"{unusable} of {tally.total} inputs cannot be used ({codes}; first: {tally.first}); nothing was "
+            f"published. Mend the source or the filters, or raise max_quarantine={config.max_quarantine}"
         )
 
 
 def publish(
-    config: IngestConfig, about: dict[str, Any], records: list[dict[str, Any]], work: plan.Plan
+    config: IngestConfig, about: dict[str, Any], work: plan.Plan, records: Iterable[dict[str, Any]]
 ) -> dict[str, Any]:
     """Enter finished units: quarantine first, then the manifest (which makes them exist), then the summary."""
-    _check_quarantine(config, records, work)
-    rejected = [*work.duplicates, *(row for record in records for row in record["quarantine"])]
-    if rejected or not storage.exists(storage.join(config.output, quarantine.NAME)):
-        quarantine.enter(config.output, rejected)
-    manifest.append(
-        config.output, [row for record in records for row in _manifest_rows(record)], about, inputs_once=True
-    )
+    rows: list[dict[str, Any]] = []
+    rejected = list(work.refused)
+    for record in records:
+        rejected += record["quarantine"]
+        rows += _manifest_rows(record)
+    if rejected or work.retried or not storage.exists(storage.join(config.output, quarantine.NAME)):
+        quarantine.enter(config.output, rejected, instead_of=work.retried)
+    manifest.append(config.output, rows, about, inputs_once=True)
     return _finish(config.output)
 
 
@@ -267,36 +342,3 @@ def _manifest_rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for shard in record["shards"] or [{"shard": "", "split": "", "rows": 0, "bytes": 0, "sha256": ""}]:
         yield {**shard, "unit": record["unit"], "sources": record["sources"], "notes": notes}
         notes = "{}"
-
-
-def summarise(output: str) -> dict[str, Any]:
-    """Counts of a data set, from its manifest, shards and quarantine alone."""
-    table = manifest.read(output)
-    reader = shards.ClipReader(output)
-    facts = reader.table(["identity", "split", "n_frames", "fps"]).to_pylist()
-    notes = [json.loads(text) for text in table["notes"].to_pylist() if text]
-    dropped: Counter[str] = Counter()
-    for note in notes:
-        dropped.update(note.get("dropped", {}))
-    splits = sorted({row["split"] for row in facts})
-    return {
-        "output": output,
-        "dataset": manifest.description(output)["dataset"],
-        "clips": len(reader),
-        "frames": sum(row["n_frames"] for row in facts),
-        "hours": round(sum(row["n_frames"] / row["fps"] for row in facts) / 3600, 4),
-        "identities": len({row["identity"] for row in facts}),
-        "splits": {
-            name: {
-                "clips": sum(row["split"] == name for row in facts),
-                "identities": len({row["identity"] for row in facts if row["split"] == name}),
-            }
-            for name in splits
-        },
-        "decoded_frames": sum(note.get("frames", 0) for note in notes),
-        "dropped_frames": dict(sorted(dropped.items())),
-        "quarantined": dict(sorted(Counter(row["code"] for row in quarantine.read(output)).items())),
-        "shards": sum(bool(name) for name in table["shard"].to_pylist()),
-        "bytes": sum(table["bytes"].to_pylist()),
-        "manifest_sha256": reader.digest,
-    }

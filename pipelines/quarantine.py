@@ -33,9 +33,14 @@ def read(uri: str) -> list[dict[str, Any]]:
     return list(untrusted.read_parquet(io.BytesIO(data), _LIMIT, path).cast(SCHEMA).to_pylist())
 
 
-def enter(uri: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Add rows, replacing those of the same input, and return all. The caller holds the data set's lock."""
-    merged = {(row["source_uri"], row["fingerprint"]): row for row in [*read(uri), *rows]}
+def enter(
+    uri: str, rows: Iterable[Mapping[str, Any]], instead_of: Iterable[tuple[str, str]] = ()
+) -> list[dict[str, Any]]:
+    """Add rows, replacing those of the same input and those of `instead_of` (source, fingerprint), and return all.
+    The caller holds the data set's lock."""
+    gone = set(instead_of)
+    kept = (row for row in read(uri) if (row["source_uri"], row["fingerprint"]) not in gone)
+    merged = {(row["source_uri"], row["fingerprint"]): row for row in [*kept, *rows]}
     table = [dict(merged[key]) for key in sorted(merged)]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(table, SCHEMA), buffer, compression="zstd")

@@ -11,7 +11,7 @@ from torch import Tensor
 from xnemo.batch import ClipBatch, PairBatch, to_unit
 from xnemo.crops import f_rts, face_crop, square
 from xnemo.draw import Draw
-from xnemo.stages import Stage, diffusion_loss, predict
+from xnemo.stages import Stage, diffusion_loss, latents, predict
 
 
 def frames_of(batch: PairBatch | ClipBatch) -> tuple[Tensor, Tensor]:
@@ -38,11 +38,11 @@ def redraw(stage: Stage, batch: PairBatch | ClipBatch, steps: int, seed: int) ->
     model, size = stage.model, stage.model.config.image_size
     frames, _ = frames_of(batch)
     reference = to_unit(batch.reference, size)
-    latents, context = model.codec.encode(reference), model.context(reference)
-    bank = model.reference_net(latents, context)
+    seen, context = model.codec.encode(reference), model.context(reference)
+    bank = model.reference_net(seen, context)
     motion = motion_tokens(stage, batch)
     clips, count = frames.shape[:2]
-    x = Draw(seed, batch.ids).normal("redraw", latents.shape[1], count, *latents.shape[2:])
+    x = Draw(seed, batch.ids).normal("redraw", seen.shape[1], count, *seen.shape[2:])
     whole = torch.zeros(clips, dtype=torch.bool, device=x.device)
     times = stage.schedule.ddim_timesteps(steps)
     for t, t_next in zip(times, [*times[1:], -1], strict=True):
@@ -58,13 +58,10 @@ def held_out_losses(stage: Stage, batch: PairBatch | ClipBatch, seed: int) -> di
 
     `motion_gain` above zero means that the denoiser uses the motion code.
     """
-    size = stage.model.config.image_size
-    frames, _ = frames_of(batch)
-    targets = to_unit(frames.flatten(0, 1), size).unflatten(0, frames.shape[:2])
-    reference, motion, draw = to_unit(batch.reference, size), motion_tokens(stage, batch), Draw(seed, batch.ids)
-    found = {"loss": float(diffusion_loss(stage, reference, targets, motion, draw))}
+    encoded, motion, draw = latents(stage, batch), motion_tokens(stage, batch), Draw(seed, batch.ids)
+    found = {"loss": float(diffusion_loss(stage, *encoded, motion, draw))}
     if motion is not None and len(motion) > 1:
-        strange = float(diffusion_loss(stage, reference, targets, motion.roll(1, 0), draw))
+        strange = float(diffusion_loss(stage, *encoded, motion.roll(1, 0), draw))
         found["motion_gain"] = strange - found["loss"]
     return found
 

@@ -84,6 +84,8 @@ class ClipReader:
     Raises PlatformError for a missing data set, another schema version, or a shard that differs from its digest.
     """
 
+    version = schema.VERSION  # of the shards it reads
+
     def __init__(self, uri: str, split: str | None = None):
         self.uri, self.split = uri, split
         self.digest = manifest.digest(manifest.read(uri))
@@ -144,8 +146,8 @@ class ClipReader:
             self._checked.add(number)
         file = pq.ParquetFile(path, memory_map=True)
         version = (file.schema_arrow.metadata or {}).get(b"schema_version", b"none").decode()
-        if version != schema.VERSION:
-            raise PlatformError(f"{uri} has schema version {version}, this code reads {schema.VERSION}: ingest again")
+        if version != self.version:
+            raise PlatformError(f"{uri} has schema version {version}, this code reads {self.version}: ingest again")
         return file
 
     def _local(self, uri: str, shard: Mapping[str, Any]) -> Path:

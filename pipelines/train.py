@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from pipelines.clip_store import ClipStore
+from pipelines.latents import codec_key
 from pipelines.models import locate
 from pipelines.redraw import contact_sheet, held_out_losses, redraw
 from pipelines.shards import ClipReader
@@ -55,6 +56,7 @@ class TrainConfig(Config):
     compile: bool = False
     """torch.compile of the two networks: a minute or more at the start, then faster steps (needs a C++ compiler)."""
     frame_size: int = Field(default=512, ge=32)  # frames are decoded to this size
+    latents: bool = False  # train on what `xnemo data latents` cached with the codec of `start`
     cache_gb: float = Field(default=4.0, ge=0)  # decoded frames kept by each worker
     min_gap: int = Field(default=1, ge=1)  # frames between the two of a pair
     clip_frames: int = Field(default=24, ge=2)  # temporal stage
@@ -86,12 +88,13 @@ MAY_DIFFER = [f"loop.{key}" for key in MAY_CHANGE] + [
     "experiment",
     "dataset",
     "start",
+    "latents",
     "validation_clips",
     "validation_steps",
     "checkpointing",
     "compile",
 ]
-"""Keys a resumed run may change. Data and start may move: their digests may not."""
+"""Keys a resumed run may change. Data and start may move: their digests may not. Latents are the same numbers."""
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -145,6 +148,9 @@ class StageTask:
         self.rows = len(self.store)
         folder = Path(config.start) if config.start else _fresh(config, self.store, place)
         model = weights.load(folder, device=place.device, dtype=torch.float32)
+        if config.latents:
+            budget = int(config.cache_gb * 1e9)
+            self.store = ClipStore(config.dataset, "train", config.frame_size, budget, frames, codec_key(model))
         torch.manual_seed(config.loop.seed)  # what a stage adds is a function of the seed, so equal on all ranks
         self.stage = build_stage(model, config.stage, config.recipe).to(self.device)
         for name in config.checkpointing:

@@ -10,13 +10,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xnemo.crops import f_rts
+
 
 class _Movable:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
         parts = dataclasses.fields(self)  # type: ignore[arg-type]
-        moved = {part.name: getattr(self, part.name).to(device, non_blocking=True) for part in parts}
-        return type(self)(**moved)
+        values = {part.name: getattr(self, part.name) for part in parts}
+        return type(self)(**{name: None if value is None else value.to(device) for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class Encoded(_Movable):
+    """What frozen networks made of a sample's whole frames, computed beforehand. The batch's pictures are then faces
+    cut out of the frames, with boxes in their pixels; the places are those boxes in pixels of the frames."""
+
+    reference: Tensor  # latents [B,C,h,w]
+    targets: Tensor  # latents [B,F,C,h,w]; a pair has F = 1
+    context: Tensor  # [B,1,d] of the reference
+    reference_place: Tensor  # [B,4]
+    places: Tensor  # [B,4] of a pair, [B,F,4] of a clip
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,14 @@ class PairBatch(_Movable):
     reference_box: Tensor
     target_box: Tensor
     ids: Tensor  # long: global sample index, the address of this sample's randomness
+    known: Encoded | None = None
+
+    @property
+    def placement(self) -> Tensor:
+        """f_rts [B,3] of the target against the reference."""
+        if self.known is not None:
+            return f_rts(self.known.places, self.known.reference_place)
+        return f_rts(self.target_box, self.reference_box)
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,15 @@ class ClipBatch(_Movable):
     reference_box: Tensor
     boxes: Tensor  # smoothed over time
     ids: Tensor
+    known: Encoded | None = None
+
+    @property
+    def placement(self) -> Tensor:
+        """f_rts [B,F,3] of the frames against the reference."""
+        boxes, reference = self.boxes, self.reference_box
+        if self.known is not None:
+            boxes, reference = self.known.places, self.known.reference_place
+        return f_rts(boxes, reference[:, None].expand_as(boxes))
 
 
 def to_unit(images: Tensor, size: int | None = None) -> Tensor:

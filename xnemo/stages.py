@@ -17,7 +17,7 @@ from xnemo import losses as loss
 from xnemo.augment import AugmentConfig, driving_crop
 from xnemo.batch import ClipBatch, PairBatch, to_unit
 from xnemo.config import Strict
-from xnemo.crops import f_rts, face_crop, square
+from xnemo.crops import face_crop, square
 from xnemo.draw import Draw
 from xnemo.errors import XNeMoError
 from xnemo.gan_head import Discriminator, GanHead, ResNet50
@@ -156,15 +156,12 @@ def build_stage(model: XNeMo, name: StageName, config: StageConfig) -> Stage:
 
 def appearance_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]:
     """Stage 1: redraw the target from the reference alone; motion and temporal modules are bypassed."""
-    size = stage.model.config.image_size
-    reference, target = to_unit(batch.reference, size), to_unit(batch.target, size)
-    return {"loss": diffusion_loss(stage, reference, target[:, None], None, draw)}
+    return {"loss": diffusion_loss(stage, *latents(stage, batch), None, draw)}
 
 
 def motion_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]:
     """Stage 2: the motion code of an augmented crop steers the denoiser and, beside it, the GAN head."""
     model, config = stage.model, stage.config
-    size = model.config.image_size
     images = to_unit(batch.target)
     faces = driving_crop(images, batch.target_box, model.config.motion_encoder.image_size, draw, config.augment)
     f_mot = model.motion_encoder.encode(faces)
@@ -174,9 +171,8 @@ def motion_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]
         result |= gan_losses(stage, to_unit(batch.reference), batch.reference_box, images, batch.target_box, f_mot)
         total = total + config.gan.weight * result["gan"]
     if int(batch.ids.max()) >= config.warmup_samples:
-        motion = model.motion_encoder.fuse(f_mot, f_rts(batch.target_box, batch.reference_box))
-        reference, target = to_unit(batch.reference, size), to_unit(batch.target, size)
-        result["diffusion"] = diffusion_loss(stage, reference, target[:, None], motion[:, None], draw)
+        motion = model.motion_encoder.fuse(f_mot, batch.placement)
+        result["diffusion"] = diffusion_loss(stage, *latents(stage, batch), motion[:, None], draw)
         total = total + result["diffusion"]
     else:  # a worker's parameters without a gradient would stall the others
         total = total + untouched(stage)
@@ -191,21 +187,31 @@ def temporal_step(stage: Stage, batch: ClipBatch, draw: Draw) -> dict[str, Tenso
     with torch.no_grad():
         squares = square(batch.boxes.flatten(0, 1))
         faces = face_crop(images, squares, model.config.motion_encoder.image_size, padding="border")
-        placement = f_rts(batch.boxes, batch.reference_box[:, None].expand_as(batch.boxes))
-        motion = model.motion_encoder(faces, placement.flatten(0, 1)).unflatten(0, (clip, frames))
+        motion = model.motion_encoder(faces, batch.placement.flatten(0, 1)).unflatten(0, (clip, frames))
+    return {"loss": diffusion_loss(stage, *latents(stage, batch), motion, draw)}
+
+
+@torch.no_grad()
+def latents(stage: Stage, batch: PairBatch | ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """(targets [B,C,F,h,w], reference [B,C,h,w], image token [B,1,d]), as known or encoded now."""
+    model, known = stage.model, batch.known
+    if known is not None:
+        dtype = model.denoiser.conv_in.weight.dtype
+        return known.targets.transpose(1, 2).contiguous().to(dtype), known.reference.to(dtype), known.context.to(dtype)
+    frames = batch.frames if isinstance(batch, ClipBatch) else batch.target[:, None]
     size = model.config.image_size
-    targets = to_unit(batch.frames.flatten(0, 1), size).unflatten(0, (clip, frames))
-    return {"loss": diffusion_loss(stage, to_unit(batch.reference, size), targets, motion, draw)}
+    reference, targets = to_unit(batch.reference, size), to_unit(frames.flatten(0, 1), size)
+    # contiguous: the backward of a frozen GroupNorm crashes on channels-last tensors (torch 2.13, CPU)
+    clean = model.codec.encode(targets).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
+    return clean, model.codec.encode(reference).contiguous(), model.context(reference)
 
 
-def diffusion_loss(stage: Stage, reference: Tensor, targets: Tensor, motion: Tensor | None, draw: Draw) -> Tensor:
-    """Eq. 1 for targets [B,F,3,H,W] given the reference [B,3,H,W] and motion tokens [B,F,L,c] or None."""
+def diffusion_loss(
+    stage: Stage, clean: Tensor, reference_latents: Tensor, context: Tensor, motion: Tensor | None, draw: Draw
+) -> Tensor:
+    """Eq. 1 for latents [B,C,F,h,w] given those of the reference [B,C,h,w], its image token [B,1,d] and motion tokens
+    [B,F,L,c] or None."""
     model, config = stage.model, stage.config
-    clips, frames = targets.shape[:2]
-    with torch.no_grad():
-        # contiguous: the backward of a frozen GroupNorm crashes on channels-last tensors (torch 2.13, CPU)
-        clean = model.codec.encode(targets.flatten(0, 1)).unflatten(0, (clips, frames)).transpose(1, 2).contiguous()
-        reference_latents, context = model.codec.encode(reference).contiguous(), model.context(reference)
     schedule, shape = stage.schedule, clean.shape[1:]
     bank = model.reference_net(reference_latents, context)
     dropped = draw.uniform("reference drop") < config.reference_drop

@@ -6,7 +6,18 @@ are made of. It opens no video.
 
 from collections.abc import Callable, Iterable
 
-from pipelines.sources import folder, synthetic
-from pipelines.sources.source import Source
+from pipelines.sources import celebvhq, celebvtext, dfew, folder, hdtf, mead, nersemble, synthetic, vfhq
+from pipelines.sources.source import Source, SourceConfig
 
-READERS: dict[str, Callable[[str], Iterable[Source]]] = {"folder": folder.read, "synthetic": synthetic.read}
+Reader = Callable[[str, SourceConfig], Iterable[Source]]
+READERS: dict[str, Reader] = {
+    "celebvhq": celebvhq.read,
+    "celebvtext": celebvtext.read,
+    "dfew": dfew.read,
+    "folder": folder.read,
+    "hdtf": hdtf.read,
+    "mead": mead.read,
+    "nersemble": nersemble.read,
+    "synthetic": synthetic.read,
+    "vfhq": vfhq.read,
+}

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipelines.sources.source import Source
+from pipelines.sources.files import VIDEO_ENDINGS
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig
 from xnemo_platform import storage
 
-VIDEO_ENDINGS = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"}
 
-
-def read(uri: str) -> Iterator[Source]:
-    """Videos below `uri`, sorted by path. Endings only choose what is looked at; the content decides."""
-    for name in storage.list_files(uri):
+def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
+    """Videos below `uri`. Endings only choose what is looked at; the content decides."""
+    for name in storage.walk(uri):
         path = PurePosixPath(name)
+        identity = path.parts[0] if len(path.parts) > 1 else path.stem
         if path.suffix.lower() in VIDEO_ENDINGS:
-            identity = path.parts[0] if len(path.parts) > 1 else path.stem
             yield Source(storage.join(uri, name), identity)
+        elif name.endswith(storage.LINKED_FOLDER):
+            said = "link: a linked folder is not followed; ingest its target as a source of its own"
+            yield Source(storage.join(uri, name.removesuffix(storage.LINKED_FOLDER)), identity, problem=said)

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipelines.sources import folder
-from pipelines.sources.source import Source
+from pipelines.sources.source import EVERYTHING, Source, SourceConfig
 from xnemo_platform import storage
 from xnemo_platform.errors import PlatformError
 
 _SIDECAR_LIMIT = 16 << 20
 
 
-def read(uri: str) -> Iterator[Source]:
+def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
     """Videos below `uri` with the emotion that their sidecar names. Raises PlatformError without a sidecar."""
     for source in folder.read(uri):
         sidecar = source.uri.rpartition(".")[0] + ".json"

@@ -23,6 +23,7 @@ from xnemo_platform.errors import PlatformError
 
 T = TypeVar("T")
 _ATTEMPTS = 4
+LINKED_FOLDER = "@link"  # how `walk` marks a link to a folder
 _LEASE_S = 120.0  # a lock object older than this belongs to nobody
 
 
@@ -76,6 +77,67 @@ def list_files(uri: str | Path) -> list[str]:
     found = _try(lambda: fs.find(path) if fs.exists(path) else [], uri)
     names = (name[len(root) :] for name in found if name.startswith(root))
     return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+
+
+def walk(uri: str | Path, whole: Callable[[str], bool] = lambda name: False) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it, in no order and one by one, so that memory does not grow
+    with their number. Names that begin with a dot are left out.
+
+    whole: a folder whose name it accepts is one entry, ending in "/", and is not looked into. A linked folder is
+    never followed: it is an entry that ends in LINKED_FOLDER. Raises PlatformError if a folder cannot be listed.
+    """
+    fs, root = filesystem(uri)
+    fs.invalidate_cache()
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        listed = _scan(root, folder) if is_local(uri) else _ls(fs, root, folder, uri)
+        for name, kind in listed:
+            if name.startswith("."):
+                continue
+            path = f"{folder}{name}"
+            if kind == "folder" and not whole(name):
+                waiting.append(f"{path}/")
+            else:
+                yield path + {"folder": "/", "link": LINKED_FOLDER}.get(kind, "")
+
+
+def _scan(root: str, folder: str) -> Iterator[tuple[str, str]]:
+    try:
+        with os.scandir(os.path.join(root, folder)) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield entry.name, "folder"
+                else:
+                    yield entry.name, "link" if entry.is_symlink() and os.path.isdir(entry.path) else "file"
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PlatformError(f"{os.path.join(root, folder)} cannot be listed: {error.strerror}") from error
+
+
+def _ls(fs: Any, root: str, folder: str, uri: str | Path) -> Iterator[tuple[str, str]]:
+    place = f"{root.rstrip('/')}/{folder}".rstrip("/")
+    for entry in _try(lambda: fs.ls(place, detail=True) if fs.exists(place) else [], uri):
+        name = entry["name"].rstrip("/")
+        if name != place:  # some stores list a folder in itself
+            yield name.rpartition("/")[2], "folder" if entry["type"] == "directory" else "file"
+
+
+def sizes(uri: str | Path) -> dict[str, int]:
+    """Bytes of each file below a folder, by relative path."""
+    fs, path = filesystem(uri)
+    root = path.rstrip("/") + "/"
+    found = _try(lambda: fs.find(path, detail=True), uri)
+    return {name[len(root) :]: int(entry["size"] or 0) for name, entry in found.items() if name.startswith(root)}
+
+
+def leads_out(uri: str, root: str) -> bool:
+    """Whether a local path, its links resolved, lies outside `root`."""
+    if not is_local(uri):
+        return False
+    inside = os.path.realpath(filesystem(root)[1])
+    return os.path.commonpath([inside, os.path.realpath(filesystem(uri)[1])]) != inside
 
 
 def publish_bytes(uri: str | Path, data: bytes) -> None:

@@ -169,7 +169,7 @@ def test_a_source_without_videos_fails_and_writes_nothing(tmp_path: Path, name: 
 
 
 def test_an_unknown_reader_is_told_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(PlatformError, match=r"'reader'.*known are folder"):
+    with pytest.raises(PlatformError, match=r"'reader'.*known are celebvhq, .*folder"):
         load_config(IngestConfig, None, ["source=a", "output=b", "reader=hdtv"])
 
 
@@ -189,7 +189,7 @@ def test_a_new_version_of_the_code_needs_another_output(
 ) -> None:
     run(config(people, tmp_path / "out", limit=2))
     monkeypatch.setattr(ingest, "CODE_VERSION", "99")
-    with pytest.raises(PlatformError, match="code: 1 → 99"):
+    with pytest.raises(PlatformError, match=r"code: \d+ → 99"):
         run(config(people, tmp_path / "out", limit=2))
 
 

@@ -21,6 +21,7 @@ from xnemo.media.blazeface import BlazeNet, MeshNet, overlap
 MIN_SCORE = 0.5
 MIN_PRESENCE = 0.99  # of the mesh network; measured: people and drawn heads >= 0.999, animals <= 0.984
 BLAZE_FILE, MESH_FILE, SFD_FILE = ("face_detection_short_range.tflite", "face_landmark.tflite", "s3fd-619a316812.pth")
+FAN_FILE = "2DFAN4-11f355bf06.pth.tar"
 _MEND = "run `python -m xnemo.media.face_models`, or set XNEMO_FACE_MODELS to the folder that holds it"
 
 
@@ -158,6 +159,40 @@ def _sfd(path: Path) -> Find:
     def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = np.array(net.detect_from_image(image), np.float64).reshape(-1, 5)
         return rows[:, :4], rows[:, 4]
+
+    return find
+
+
+Landmarks = Callable[[np.ndarray, np.ndarray], np.ndarray]  # image, box [4] to points [68, 2] in its pixels
+
+
+def landmarks68() -> Landmarks | None:
+    """face-alignment's 68 points, or None if its weights (2DFAN4) are not among the model files. Slow on a CPU.
+
+    Raises XNeMoError if the file is none of these weights.
+    """
+    path = models_folder() / FAN_FILE
+    if not path.is_file():
+        return None
+    import torch
+    from face_alignment.models import FAN
+    from face_alignment.utils import crop, get_preds_fromhm
+
+    net = FAN(4).eval()
+    try:
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged file fails in many ways
+        raise XNeMoError(f"{path} holds no weights of 2DFAN4 ({type(error).__name__}): fetch it again") from error
+
+    @torch.no_grad()
+    def find(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        width, height = box[2:] - box[:2]
+        # centre and scale as the network was trained with (face-alignment's own reference size of 195)
+        centre = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2 - 0.12 * height])
+        scale = float(width + height) / 195
+        seen = torch.from_numpy(crop(image, centre, scale)).permute(2, 0, 1)[None].float() / 255
+        heat = net(seen)[-1]  # of the last of four networks
+        return np.asarray(get_preds_fromhm(heat.numpy(), centre, scale)[1][0], np.float64)
 
     return find
 

@@ -61,6 +61,8 @@ def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
         if stream is None:
             raise MediaError("no_video", f"{path.name} has no picture track: give a video file")
         codec = stream.codec_context
+        if codec is None:  # its kind was damaged beyond recognition
+            raise MediaError("no_video", f"{path.name} has a picture track of no known kind: encode it again")
         if codec.width * codec.height > limits.pixels or codec.width * codec.height == 0:
             raise MediaError(
                 "too_large",

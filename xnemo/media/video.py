@@ -8,6 +8,8 @@ Frames are uint8 RGB, HWC, with the container's rotation applied. Times are the 
 in seconds from the first presented frame, so variable frame rates come out right.
 """
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,14 +48,16 @@ def stream_frames(
     max_frames: int | None = None,
     limits: Limits = LIMITS,
     info: VideoInfo | None = None,
+    refuse_damage: bool = False,
 ) -> Iterator[np.ndarray]:
     """Yield the frames in order as batches uint8 [<=32, H, W, 3], in bounded memory, each decoded once.
 
     fps: resample by time stamps. size: (width, height); max_side: shrink so that no side is longer. start,
-    end: seconds. Raises MediaError where frames are missing or damaged (`truncated`, `corrupt`).
+    end: seconds. Raises MediaError where frames are missing or damaged (`truncated`, `corrupt`); with
+    refuse_damage also where the decoder would paint over the damage, at the latest after the last frame.
     """
     info = info or probe(path, limits)
-    width, height = size or _shrunk(info, max_side)
+    width, height = size or shrunk(info, max_side)
     wanted = pick(info.times, info.duration, fps, start, end)[:max_frames]
     if len(wanted) == 0:
         raise MediaError(
@@ -61,15 +65,52 @@ def stream_frames(
         )
     unique, position = np.unique(wanted, return_inverse=True)
     read = _read_decord if info.decord else _read_pyav
-    done = 0
-    for first, frames in read(Path(path), info, unique, width, height, limits):
+    done, complaints = 0, _Complaints(refuse_damage)
+    for first, frames in complaints.heard(read(Path(path), info, unique, width, height, limits)):
         # `frames` are unique[first:first+n]; hand out every wanted position that falls into them
         stop = int(np.searchsorted(position, first + len(frames)))
         for at in range(done, stop, _BATCH):
             yield frames[position[at : min(at + _BATCH, stop)] - first]
         done = stop
+    if complaints.any or (refuse_damage and read is _read_pyav):
+        check(path, start, info.duration if end is None else end, limits)
     if done != len(wanted):
         raise MediaError("truncated", f"{Path(path).name}: {done} of {len(wanted)} frames could be decoded")
+
+
+class _Complaints:
+    """Whether FFmpeg wrote a complaint while frames were decoded.
+
+    decord paints over damage and says nothing, but the FFmpeg inside it does, to standard error. A complaint may
+    be about a frame that is not used, so it is a reason to look closer and no more. Changes the process's standard
+    error while it listens: for child processes that decode and do nothing else.
+    """
+
+    def __init__(self, listen: bool):
+        self.listen, self.any = listen, False
+
+    def heard(self, batches: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+        """Pass the batches on, listening while each is made."""
+        if not self.listen:
+            yield from batches
+            return
+        import decord
+
+        while True:
+            decord.logging.set_level(decord.logging.ERROR)
+            own = os.dup(2)
+            with tempfile.TemporaryFile() as said:
+                os.dup2(said.fileno(), 2)
+                try:
+                    batch = next(batches, None)
+                finally:
+                    os.dup2(own, 2)
+                    os.close(own)
+                    decord.logging.set_level(decord.logging.QUIET)
+                self.any = self.any or said.seek(0, os.SEEK_END) > 0
+            if batch is None:
+                return
+            yield batch
 
 
 def read_frames(
@@ -93,7 +134,8 @@ def read_frames(
     )
 
 
-def _shrunk(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
+def shrunk(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
+    """(width, height) of a video with no side longer than `max_side`."""
     scale = min(1.0, (max_side or max(info.width, info.height)) / max(info.width, info.height))
     return max(1, round(info.width * scale)), max(1, round(info.height * scale))
 
