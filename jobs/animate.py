@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from xnemo.animation import Animation
     from xnemo.options import Options
+    from xnemo.tokens.motion_file import Motion
 
 EXAMPLES = """\
   xnemo animate --portrait p.png --driving d.mp4 -o out.mp4
@@ -176,7 +177,7 @@ def _asked(arguments: argparse.Namespace) -> Options:
     return Options(**{**given, "face": (arguments.face or [0])[0]})
 
 
-def _drivers(arguments: argparse.Namespace, digest: str) -> dict[int, tuple[Path, object]]:
+def _drivers(arguments: argparse.Namespace, digest: str) -> dict[int, tuple[Path, Path | Motion]]:
     """face -> (its driver's file, what `animate` takes for it)."""
     from xnemo.errors import XNeMoError
     from xnemo.tokens.motion_file import load_motion

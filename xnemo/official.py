@@ -85,8 +85,8 @@ def check_precision(folder: Path, files: dict[str, Tensors], dtype: torch.dtype 
     held = {n: {t.dtype for t in tensors.values() if t.is_floating_point()} for n, tensors in files.items()}
     words = {n: " and ".join(sorted(str(d).removeprefix("torch.") for d in found)) for n, found in held.items()}
     if dtype is None and len(set().union(*held.values())) > 1:
-        found = ", ".join(f"{name} {word}" for name, word in words.items())
-        raise XNeMoError(f"{folder}: the files are of several precisions ({found}): give the one to load as dtype")
+        told = ", ".join(f"{name} {word}" for name, word in words.items())
+        raise XNeMoError(f"{folder}: the files are of several precisions ({told}): give the one to load as dtype")
     for name, found in held.items():
         if dtype is not None and any(torch.finfo(d).bits < torch.finfo(dtype).bits for d in found):
             wanted = str(dtype).removeprefix("torch.")

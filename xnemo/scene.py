@@ -6,7 +6,7 @@ frame. The first driver gives the frame rate and the sound; the shortest of all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Scene:
     audio_start: float
     pasted: bool
 
-    def composed(self, results: list[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    def composed(self, results: Sequence[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
         """The frames to show: the one result itself, or all of them in their places in the whole picture."""
         if not self.pasted:
             yield from results[0]

@@ -50,9 +50,9 @@ def write(folder: str, portion: Portion) -> None:
     """Store a portion below the URI `folder`. Raises PlatformError."""
     if portion.latents is not None:
         storage.publish_bytes(storage.join(folder, f"{portion.step:04d}.safetensors"), _bytes(portion.latents))
-        for name in _names(folder):
-            if name[0] < portion.step:
-                storage.remove(storage.join(folder, name[2]))
+        for step, _, older in _names(folder):
+            if step < portion.step:
+                storage.remove(storage.join(folder, older))
     if portion.predictions:
         name = f"{portion.step:04d}-{portion.first:05d}.safetensors"
         storage.publish_bytes(storage.join(folder, name), _bytes(torch.cat(portion.predictions)))
