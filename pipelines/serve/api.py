@@ -25,7 +25,7 @@ from xnemo_platform.trainer import start_ray
 
 NAME = "xnemo"
 READY_S = 300.0
-ASK_S = 30.0
+ASK_S = 60.0
 ERROR = re.compile(r"^[\w.]*Error: ")
 log = logging.getLogger(__name__)
 

@@ -143,8 +143,10 @@ def test_the_measures_are_on_rays_prometheus_endpoint(client: httpx2.Client, por
 
 
 def engine_pid(client: httpx2.Client) -> int:
-    [name] = {model["engine"] for model in client.get("/v1/models").json()["models"]}
-    return int(name.split("-")[-2])
+    """The living engine's process; one that was killed is listed until its lease is over."""
+    names = {model["engine"] for model in client.get("/v1/models").json()["models"]}
+    [pid] = [pid for name in names if psutil.pid_exists(pid := int(name.split("-")[-2]))]
+    return pid
 
 
 def decoder(engine: int) -> int:
