@@ -79,7 +79,7 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
                        lambda: extend(config, folder, url), versions, flatten(config))  # fmt: skip
     report = jobs.step("evaluate", "measure motion transfer on unseen identities", folder / "report",
                        ["evaluate", "--model", f"models:/xnemo@{ALIAS}", f"clips={config.evaluate_clips}",
-                        f"steps={config.steps}"], versions)  # fmt: skip
+                        f"steps={config.steps}", "pairs=0"], versions)  # fmt: skip
     return {"first": first["first"], "url": url, "dashboard": head.dashboard,
             "model": trained["xnemo"]["folder"], "shards": shards["folder"],
             "report": f"{report['folder']}/artifacts/report.md", **shown, "longer": longer["video"]}  # fmt: skip

@@ -139,7 +139,7 @@ def test_what_docker_is_given_installs_whole_and_can_submit(tmp_path):
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert (tmp_path / "site/pipelines/serve/page.html").exists()
+    assert (tmp_path / "site/pipelines/serve/web/index.html").exists()
     assert list((tmp_path / "site/jobs/configs").glob("*.yaml"))
     assert list((tmp_path / "site/xnemo/bundled").rglob("*.safetensors"))
     code = (

@@ -4,6 +4,7 @@ Frames are used as they come and never held; the sound is laid between them as t
 begin before the end has arrived. A file appears under its name only when it is whole.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -97,11 +98,30 @@ def write_video(
     return path
 
 
+def _forget_dead(path: Path) -> None:
+    """Remove what killed processes had begun to write under this name."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        pid = partial.name.split(".")[-2]
+        if pid.isdigit() and not _runs(int(pid)):
+            shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A name to write under; moved to `path` in the end, removed where that fails."""
     import av
 
+    _forget_dead(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield partial

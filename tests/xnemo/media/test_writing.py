@@ -146,3 +146,11 @@ except XNeMoError as error:
     assert "cannot be written" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    dead, alive = tmp_path / ".out.mp4.99999999.part", tmp_path / ".out.mp4.1.part"
+    for path in (dead, alive):
+        path.write_bytes(b"half")
+    write_video(tmp_path / "out.mp4", iter(np.zeros((3, 64, 64, 3), np.uint8)), 25)
+    assert (dead.exists(), alive.exists()) == (False, True)
