@@ -62,6 +62,15 @@ def until(ready: Callable[[], object], what: str, log: Path | None = None, withi
     pytest.fail(f"{what} did not happen within {within_s:.0f} s {tail}")
 
 
+def bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -199,6 +208,8 @@ class RayNodes:
         else:
             command += [f"--address=127.0.0.1:{self.gcs}"]
         log = self.folder / f"{name}.log"
+        if name == "head":  # connections of a head that was killed hold its ports for a minute
+            until(lambda: bindable(self.gcs) and bindable(self.dashboard), "the head's ports", within_s=90)
         for _ in range(3):  # Ray gives a node 30 s to come up, which a busy machine may not keep
             said = len(log.read_text(errors="replace")) if log.exists() else 0
             node = self.stack.enter_context(process(*command, env=dict(os.environ) | self.env, log=log))
