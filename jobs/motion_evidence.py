@@ -157,6 +157,8 @@ def emotion(tokenizer: MotionTokenizer, generator: MotionGenerator, known: list[
     """Share of clips whose emotion a linear reader of the mean code names rightly: real ones it never saw, and
     generated ones. It can be no better than what the encoder keeps of expressions."""
     labels = sorted({clip.emotion for clip in known if clip.emotion})
+    if len(labels) < 2:
+        return {"summary": "not computed: these clips bear no emotions; ingest them with --dataset synthetic"}
     labelled = [clip for clip in known if clip.emotion]
     x = np.stack([clip.f_mot.mean(0) for clip in labelled])
     y = np.array([labels.index(clip.emotion) for clip in labelled])
