@@ -1,6 +1,8 @@
 """Our own folder of weights: what is saved comes back, and nothing damaged is loaded."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from xnemo.config import ModelConfig, UNetConfig
+from xnemo.config import CodecConfig, ModelConfig, UNetConfig
 from xnemo.errors import XNeMoError
 from xnemo.model import XNeMo, seeded
 from xnemo.weights import CONFIG, DIGESTS, MODEL, Report, grouped, load, save, sha256
@@ -154,3 +156,27 @@ def test_a_report_gathers_names_by_module_and_loses_none() -> None:
     assert grouped(names) == ["down.0.motion.1.* (3)", "conv_in.weight"]
     assert str(Report("file", tuple(names), (), ())) == "file: 4 tensors missing: down.0.motion.1.* (3), conv_in.weight"
     assert not Report("file", (), (), ())
+
+
+def test_loading_holds_the_weights_once(tmp_path: Path) -> None:
+    """Resident memory of a fresh process that loads, against the size of the file; reading it counts too."""
+    shape = UNetConfig(in_channels=4, channels=(256, 512), attention=(True, True), context_dim=64)
+    config = ModelConfig.small().model_copy(
+        update={
+            "unet": shape.model_copy(update={"layers_per_block": 2}),
+            "codec": CodecConfig(kind="patches", factor=4, channels=4, scaling=1.0),
+        }
+    )
+    folder = save(XNeMo(config), tmp_path / "model")
+    size = (folder / MODEL).stat().st_size
+    program = (
+        "import resource, sys, torch, xnemo, xnemo.weights\n"
+        "from xnemo.model import XNeMo\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak()\n"
+        "model = xnemo.load(sys.argv[1])\n"
+        "print(sum(float(p.sum()) for p in model.parameters()), peak() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    assert size > 150e6
+    assert int(done.stdout.split()[1]) < 1.3 * size
