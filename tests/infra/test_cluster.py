@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,30 +141,6 @@ def test_the_trained_model_is_served_from_the_cluster(world):
     assert parts.answers(f"http://127.0.0.1:{port}/readyz")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10) as answer:
         assert json.loads(answer.read())
-
-
-def test_a_head_that_dies_and_comes_back_costs_the_job_nothing_it_committed(world):
-    run = world.folder / "home" / "runs" / "again"
-    words = ["submit", "--id", "train-2", "train", "appearance"]
-    words += ["--config", str(ROOT / "jobs/configs/train-small-appearance.yaml"), "--dataset"]
-    words += [f"s3://{parts.BUCKET}/shards", "--output", str(run), *TRAIN, "loop.workers=1"]
-    follower = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *words], cwd=world.folder, env=world.person, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    parts.until(lambda: list(run.glob("checkpoints/*/COMMIT.json")), "the first commit", within_s=240)
-    world.nodes.kill("head")
-    time.sleep(5)
-    world.nodes.start("head", "--num-cpus=2")
-    told, _ = follower.communicate(timeout=240)
-    assert follower.returncode != 0, told
-    assert "does not answer; waiting for it" in told
-    assert "train-2" in told.strip().splitlines()[-1]
-    assert "ingest-1" in world.xnemo("jobs", "list"), "Redis remembers the jobs of before"
-    said = world.xnemo(*words)
-    assert "train-2: SUCCEEDED" in said, said
-    steps = [json.loads(line)["step"] for line in (run / "outbox.jsonl").read_text().splitlines() if line]
-    assert set(steps) == {5, 10, 15, 20, 25, 30}
 
 
 def test_no_secret_was_written_anywhere_on_the_way(world):
