@@ -46,7 +46,7 @@ def media(folder: Path, seconds: float, fps: float, size: int = SIZE) -> tuple[P
 
 def speed() -> None:
     """Each stage alone, over the same clip, and its share of the sum."""
-    model, faces, spent = xnemo.load(BUNDLED), detector(), {}
+    model, faces, spent = xnemo.load(BUNDLED, dtype=torch.float32), detector(), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         portrait, driving = media(folder, 4.0, FPS)
@@ -102,7 +102,7 @@ def resident(seconds: float) -> None:
         folder = Path(name)
         portrait, driving = media(folder, seconds, LONG_FPS, 128)
         work = Work(folder / "work", {}, resume=False)
-        made = stream(xnemo.load(BUNDLED), portrait, driving, steps=1, work=work)
+        made = stream(xnemo.load(BUNDLED, dtype=torch.float32), portrait, driving, steps=1, work=work)
         save_frames(folder / "o.mp4", made.frames, made.fps, audio=made.audio)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
