@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from jobs.cli import run
 from pipelines.evaluate import UNSEEN
 from pipelines.models import load, locate
-from xnemo.animation import animate
-from xnemo.media.images import resize, write_image
+from xnemo.animation import animate, encode_driving
+from xnemo.media.images import read_image, resize, write_image
+from xnemo.media.video import read_frames
 from xnemo.model import XNeMo
+from xnemo.prepare import prepare_driving
 from xnemo.synthetic import clips
 from xnemo.synthetic.motion import EMOTIONS
 from xnemo.tokens.interpolate import Key, interpolate
@@ -70,9 +72,6 @@ class Drawn:
 
 def strip(model: XNeMo, drawn: Drawn) -> Array:
     """Portraits (left column) × moments of drivers (top row)."""
-    from xnemo.media.images import read_image
-    from xnemo.media.video import read_frames
-
     columns, rows = [], [[read_image(drawn.portrait(seed))] for seed in PORTRAITS]
     for seed in DRIVERS:
         driver = drawn.driver(seed)
@@ -88,8 +87,6 @@ def strip(model: XNeMo, drawn: Drawn) -> Array:
 
 def emotions(model: XNeMo, drawn: Drawn) -> Array:
     """One driver acting each emotion (top), and what a portrait makes of it."""
-    from xnemo.media.video import read_frames
-
     drivers = [drawn.driver(DRIVERS[0], 1.2, emotion) for emotion in EMOTIONS]
     portrait = drawn.portrait(PORTRAITS[0])
     made = [_frames(model, portrait, driver)[-1] for driver in drivers]
@@ -98,9 +95,6 @@ def emotions(model: XNeMo, drawn: Drawn) -> Array:
 
 def outpainted(model: XNeMo, drawn: Drawn) -> Array:
     """A second of true motion, then four invented ones: a picture each half second."""
-    from xnemo.animation import encode_driving
-    from xnemo.prepare import prepare_driving
-
     prefix = encode_driving(model, prepare_driving(drawn.driver(DRIVERS[0], 1.2)))
     tokenizer, generator = (
         load_tokenizer(locate("bundled", "tokenizer")),
@@ -113,9 +107,6 @@ def outpainted(model: XNeMo, drawn: Drawn) -> Array:
 
 def interpolated(model: XNeMo, drawn: Drawn) -> Array:
     """From one key expression to another, and on to a third."""
-    from xnemo.animation import encode_driving
-    from xnemo.prepare import prepare_driving
-
     motions = [encode_driving(model, prepare_driving(drawn.driver(seed))) for seed in DRIVERS]
     keys = [Key(motion, 1.0) for motion in motions]
     frames = _frames(model, drawn.portrait(PORTRAITS[2]), interpolate(keys, 10))

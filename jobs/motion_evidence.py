@@ -3,14 +3,14 @@
     python -m jobs.motion_evidence --motions motions/ --output docs/evidence/
 
 `--motions` holds the codes of the training clips (`xnemo motion extract --dataset`); the model, tokenizer and
-generator are the bundled ones unless named. Writes motion.json (raw) and prints the tables of docs/evidence.md.
+generator are the bundled ones unless named. Writes motion.json (raw) and prints its summary.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -69,11 +69,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True, eq=False)
 class Drawn:
     """A portrait, the motion of another head's clip, and that clip's truth."""
 
-    def __init__(self, portrait: Path, motion: Motion, truth: dict[str, list[float]]) -> None:
-        self.portrait, self.motion, self.truth = portrait, motion, truth
+    portrait: Path
+    motion: Motion
+    truth: dict[str, list[float]]
 
 
 def _driver(model: XNeMo, folder: Path, seed: int) -> Drawn:

@@ -23,6 +23,7 @@ from pipelines.evaluate import UNSEEN
 from pipelines.models import BUNDLED, load
 from pipelines.steps import Jobs, Line, Shown
 from xnemo.client import Client
+from xnemo.weights import model_digest
 from xnemo_platform import cluster, registry
 from xnemo_platform.config import Config, flatten
 from xnemo_platform.errors import PlatformError
@@ -61,7 +62,7 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
     line = Line(folder, TOTAL, say)
     say(f"everything is written below {folder}")
     first = line.step("first", "the bundled model animates a drawn portrait", lambda: preview(config, folder),
-                      bundled_digest(), flatten(config))  # fmt: skip
+                      model_digest(BUNDLED), flatten(config))  # fmt: skip
     say(f"    {first['first']}")
     head = cluster.start(folder / "cluster", places.cpus, places.env())
     jobs = Jobs(line, head.dashboard, places.env(), config.overrides)
@@ -83,10 +84,6 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
     return {"first": first["first"], "url": url, "dashboard": head.dashboard,
             "model": trained["xnemo"]["folder"], "shards": shards["folder"],
             "report": f"{report['folder']}/artifacts/report.md", **shown, "longer": longer["video"]}  # fmt: skip
-
-
-def bundled_digest() -> str:
-    return (BUNDLED / "digests.json").read_text()
 
 
 def preview(config: DemoConfig, folder: Path) -> dict[str, Any]:

@@ -9,28 +9,24 @@ codec's and CLIP's weights, so the stages of a training share one folder and a c
 import hashlib
 import io
 import json
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from pipelines import models, schema
+from pipelines import actors, models, schema
 from pipelines.shards import Clip, ClipReader
 from xnemo.crops import square
 from xnemo.media import images
 from xnemo_platform import manifest, storage
 from xnemo_platform.config import Config
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.settings import settings
-from xnemo_platform.trainer import start_ray
 
 if TYPE_CHECKING:
     from xnemo.model import XNeMo
@@ -114,26 +110,9 @@ def cache(config: LatentsConfig, on_clips: Callable[[int, int], None] | None = N
 
 
 def _encoded(todo: list[int], place: str, config: LatentsConfig, output: str) -> Iterator[dict[str, Any]]:
-    if not todo:
-        return
-    start_ray(settings().cpus)
-    import ray
-
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # `on_clips` tells in clips, not in blocks
-    with warnings.catch_warnings():  # Ray 2.64 will name these two; without them a dying actor is retried for ever
-        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        data = ray.data.from_items([{"shard": n} for n in todo], override_num_blocks=len(todo)).map(
-            Encoder,
-            fn_constructor_args=(place, config, output),
-            compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(todo))),
-            num_cpus=config.cpus,
-            num_gpus=config.gpus,
-            max_restarts=2,
-            max_task_retries=2,
-        )
-    for row in data.iter_rows():
-        yield json.loads(row["row"])
+    """Manifest rows as the actors finish them; {"error": sentence} for a shard that cannot be done."""
+    items = [{"shard": number} for number in todo]
+    return actors.results(Encoder, (place, config, output), items, config.workers, config.cpus, config.gpus)
 
 
 class Encoder:
@@ -144,16 +123,17 @@ class Encoder:
 
     @cached_property
     def model(self) -> "XNeMo":
-        import torch
-
-        cv2.setNumThreads(1)
-        if not self.config.gpus:
-            torch.set_num_threads(1)
-        return models.load(self.place, "cuda" if self.config.gpus else "cpu")
+        return actors.model_of_worker(self.place, self.config.gpus)
 
     @cached_property
     def reader(self) -> ClipReader:
         return ClipReader(self.config.dataset)
+
+    @cached_property
+    def shards(self) -> list[tuple[dict[str, Any], int]]:
+        """(row of the manifest, number of its first clip) of every shard."""
+        rows = manifest.shards(self.config.dataset)
+        return list(zip(rows, accumulate((row["rows"] for row in rows), initial=0), strict=False))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """{"shard": number} to {"row": JSON}: the manifest row, or {"error": sentence}."""
@@ -164,8 +144,7 @@ class Encoder:
 
     def encode_shard(self, number: int) -> dict[str, Any]:
         """Publish the latents of shard `number` under its name."""
-        shards = manifest.shards(self.config.dataset)
-        shard, first = shards[number], sum(row["rows"] for row in shards[:number])
+        shard, first = self.shards[number]
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, SCHEMA, compression="none", use_dictionary=False, write_statistics=False) as out:
             for index in range(first, first + shard["rows"]):

@@ -8,8 +8,6 @@ Crops and smoothing are those of inference (`xnemo.prepare`), so a code means th
 import hashlib
 import io
 import json
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from pipelines import models, schema
+from pipelines import actors, models, schema
 from pipelines.shards import Clip, ClipReader
+from xnemo.weights import model_digest
 from xnemo_platform import manifest, storage, untrusted
 from xnemo_platform.config import Config
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.settings import settings
-from xnemo_platform.trainer import start_ray
 
 if TYPE_CHECKING:
     from xnemo.model import XNeMo
@@ -136,7 +133,7 @@ def read_motions(uri: str, split: str | None = None) -> Iterator[ClipMotion]:
 
 def _model_facts(folder: Path) -> dict[str, Any]:
     try:
-        digest = json.loads((folder / "digests.json").read_text())["model.safetensors"]
+        digest = model_digest(folder)
         features = json.loads((folder / "config.json").read_text())["motion_encoder"]["f_mot"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise PlatformError(f"{folder} is no model folder ({error}): it needs config.json and digests.json") from None
@@ -187,29 +184,9 @@ def _runs(rows: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
 
 def _encoded(pieces: Sequence[dict[str, Any]], folder: Path, config: MotionsConfig) -> Iterator[dict[str, Any]]:
     """Manifest rows as the actors finish them; {"error": sentence} for a piece that cannot be done."""
-    if not pieces:
-        return
-    start_ray(settings().cpus)
-    import ray
-
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # `on_clips` tells in clips, not in blocks
-    texts = [{"piece": json.dumps(piece)} for piece in pieces]
-    actors = ray.data.ActorPoolStrategy(size=min(config.workers, len(pieces)))
-    with warnings.catch_warnings():  # Ray 2.64 will name these two; without them a dying actor is retried for ever
-        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        data = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
-            Encoder,
-            fn_constructor_args=(str(folder), config, _version(config)),
-            batch_size=1,
-            compute=actors,
-            num_cpus=config.cpus,
-            num_gpus=config.gpus,
-            max_restarts=2,
-            max_task_retries=2,
-        )
-    for row in data.iter_rows():
-        yield json.loads(row["row"])
+    items = [{"piece": json.dumps(piece)} for piece in pieces]
+    arguments = (str(folder), config, _version(config))
+    return actors.results(Encoder, arguments, items, config.workers, config.cpus, config.gpus)
 
 
 class Encoder:
@@ -223,13 +200,7 @@ class Encoder:
 
     @cached_property
     def model(self) -> "XNeMo":
-        import cv2
-        import torch
-
-        cv2.setNumThreads(1)
-        if not self.config.gpus:
-            torch.set_num_threads(1)
-        return models.load(self.folder, "cuda" if self.config.gpus else "cpu")
+        return actors.model_of_worker(self.folder, self.config.gpus)
 
     @cached_property
     def reader(self) -> ClipReader:
@@ -238,15 +209,12 @@ class Encoder:
             raise PlatformError(f"{self.config.dataset} changed while its motions were extracted: run this again")
         return reader
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        """{"piece": [JSON]} → {"row": [JSON]}: the manifest row, or what went wrong."""
-        rows = []
-        for text in batch["piece"]:
-            try:
-                rows.append(self.encode_piece(json.loads(text)))
-            except (PlatformError, ValueError) as error:  # XNeMoError is a ValueError
-                rows.append({"error": str(error)})
-        return {"row": [json.dumps(row) for row in rows]}
+    def __call__(self, item: dict[str, str]) -> dict[str, str]:
+        """{"piece": JSON} → {"row": JSON}: the manifest row, or what went wrong."""
+        try:
+            return {"row": json.dumps(self.encode_piece(json.loads(item["piece"])))}
+        except (PlatformError, ValueError) as error:  # XNeMoError is a ValueError
+            return {"row": json.dumps({"error": str(error)})}
 
     def encode_piece(self, piece: dict[str, Any]) -> dict[str, Any]:
         """Encode the clips of one piece, publish their shard, and return its manifest row."""

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
-from xnemo.prepare import HeadMotion
+from xnemo.prepare import HeadMotion, check_span
 from xnemo.solvers import SCHEDULERS, SchedulerName
 from xnemo.windows import OVERLAP, SIZE
 
@@ -88,11 +88,6 @@ def check_options(config: ModelConfig, steps: int, guidance_scale: float) -> Non
         raise XNeMoError(f"steps is {steps}: give 1 to {config.schedule.train_steps - 1}")
     if not (math.isfinite(guidance_scale) and 0 <= guidance_scale <= 30):
         raise XNeMoError(f"guidance_scale is {guidance_scale}: give a number from 0 to 30 (default 3.5)")
-
-
-def check_span(start: float, end: float | None) -> None:
-    if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
-        raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
 
 
 def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:

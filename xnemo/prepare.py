@@ -144,8 +144,7 @@ def prepare_driving(
     if is_picture(path):
         return _prepare_still(path, detector, head_motion, portrait, fps, face, limits)
     info = probe(path, limits)
-    if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
-        raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
+    check_span(start, end)
     rate = float(Fraction(fps or info.fps).limit_denominator(1001))  # 24.999… is 25
     total = min(math.ceil((min(end or info.duration, info.duration) - start) * rate), max_frames or 1 << 40)
     size = (0, 0)
@@ -167,6 +166,12 @@ def prepare_driving(
 
     boxes = crops.smooth_boxes(bridge(follow(look(), face, path.name), rate, path.name), SIGMA_S * rate)
     return Driving(path, boxes, _f_rts(boxes, head_motion, portrait, size), rate, start, info.has_audio, limits)
+
+
+def check_span(start: float, end: float | None) -> None:
+    """Refuse seconds of a video that are no span."""
+    if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
+        raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
 
 
 def _prepare_still(

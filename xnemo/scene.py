@@ -20,7 +20,16 @@ from xnemo.media.images import is_picture
 from xnemo.media.video import probe, stream_frames
 from xnemo.options import Options
 from xnemo.paste import paste
-from xnemo.prepare import READ_SIDE, Driving, Portrait, Progress, picture_of, prepare_driving, prepare_portrait
+from xnemo.prepare import (
+    READ_SIDE,
+    Driving,
+    HeadMotion,
+    Portrait,
+    Progress,
+    picture_of,
+    prepare_driving,
+    prepare_portrait,
+)
 from xnemo.tokens.motion_file import Motion, still_rts
 
 Source = str | Path | Motion
@@ -88,7 +97,7 @@ def look(
         raise XNeMoError("no driver was given: name a video, a picture or a motion file")
     picture = picture_of(portrait)
     video = Path(portrait) if isinstance(portrait, str | Path) and not is_picture(portrait) else None
-    head = options.head_motion or ("still" if video else "relative")
+    head: HeadMotion = options.head_motion or ("still" if video else "relative")
     fps, actors = options.fps, []
     for face, source in drivers.items():
         who = prepare_portrait(picture, config, detector, face)
@@ -108,7 +117,7 @@ def _motion(
     source: Source,
     who: Portrait,
     options: Options,
-    head: object,
+    head: HeadMotion,
     fps: float | None,
     detector: FaceDetector,
     progress: Progress | None,
@@ -118,7 +127,7 @@ def _motion(
             source = Motion(source.f_mot, still_rts(len(source)), source.fps, source.model)
         return source.span(options.start, options.end, fps, options.max_frames)
     return prepare_driving(
-        source, detector, head_motion=head, portrait=who, start=options.start, end=options.end,  # type: ignore[arg-type]
+        source, detector, head_motion=head, portrait=who, start=options.start, end=options.end,
         max_frames=options.max_frames, fps=fps, progress=progress, face=options.driving_face,
     )  # fmt: skip
 

@@ -97,7 +97,7 @@ class Stream:
             self._predict(k, i)
             self.done[k] = i + 1
             stretch = self.stretches[k]
-            stretch.latents = self._advance(stretch, i)
+            self._advance(stretch, i)
             if self.on_step:
                 self.on_step(k, i, stretch.latents)
             if self.done[k] == self.steps:
@@ -126,12 +126,10 @@ class Stream:
         little, and keeping those of a whole clip would take gigabytes."""
         return replace(self.cond, motion={name: mover.keys_values(motion) for name, mover in self.movers})
 
-    def _advance(self, stretch: Stretch, i: int) -> Tensor:
+    def _advance(self, stretch: Stretch, i: int) -> None:
         mean = stretch.total / stretch.weight.view(-1, 1, 1)
-        latents = stretch.solver.step(mean, i, stretch.latents)
-        stretch.latents = latents
+        stretch.latents = stretch.solver.step(mean, i, stretch.latents)
         stretch.begin()
-        return latents
 
     def _covered(self, k: int) -> list[tuple[int, int]]:
         """(stretch, how many of its frames) under window k; stretches are begun when first needed, in order."""
@@ -160,7 +158,7 @@ class Stream:
         return stretch
 
     def _draw(self, frames: int) -> Tensor:
-        """Noise [1,C,n,h,w], frame by frame: the stream's noise is `xnemo.animation.noise`, cut into pieces."""
+        """Noise [1,C,n,h,w], frame by frame: the stream's noise is `xnemo.encode.noise`, cut into pieces."""
         side, channels = self.model.config.latent_size, self.model.config.codec.channels
         drawn = torch.randn(frames, channels, side, side, generator=self.generator)
         return drawn.transpose(0, 1)[None].to(self.model.denoiser.conv_in.weight)

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluation import crew
+from pipelines.evaluation.drawn import EMOTION as EXPRESSION
 from pipelines.models import device, load
 from xnemo_platform import storage
 from xnemo_platform.errors import PlatformError
 
 METHODS = ("model", "copy-reference", "shuffled motion", "untrained encoder", "renderer oracle")
-POSE, EXPRESSION = ("pitch", "yaw", "roll"), ("jaw", "smile", "blink_left", "blink_right", "brow_left", "brow_right")
+POSE = ("pitch", "yaw", "roll")
 PLACE = ("x", "y", "log_scale")
 HEADLINE = (*POSE, "jaw", "smile", "blink_left", "blink_right")  # what the mean α and β of the gates are over
 CHUNK = 16

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from xnemo_platform.jobstore import Job, new_id
 ID = "[0-9a-f]{32}"
 Id = Annotated[str, InPath(pattern=f"^{ID}$", description="Id of a job.")]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200, examples=["my-job-1"])]
+Accept = Callable[[Desk, Caller, str, Received, str | None], Job]
 
 
 def routes(desk: Desk) -> APIRouter:
@@ -28,15 +30,7 @@ def routes(desk: Desk) -> APIRouter:
     @here.post("", status_code=202, response_model=Status, openapi_extra=forms.ANIMATION)
     async def animate(request: Request, caller: Annotated[Caller, Depends(desk.admit)], key: Key = None) -> Response:
         """Animate a portrait. Answers at once; follow `links.events` or poll `links.state`."""
-        await asyncio.to_thread(desk.refuse_when_full, caller, key)
-        job_id = new_id()
-        folder = desk.files.arriving(job_id)
-        try:
-            got = await receive(request, folder, {"portrait", "driving"}, desk.config.limits)
-            job = await asyncio.to_thread(_accept, desk, caller, job_id, got, key)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return desk.accepted(request, job, got)
+        return await taken_in(desk, request, caller, key, {"portrait", "driving"}, _accept)
 
     @here.get("")
     def recent(caller: Annotated[Caller, Depends(desk.caller)]) -> list[Status]:
@@ -69,6 +63,22 @@ def routes(desk: Desk) -> APIRouter:
         return cancel_or_remove(desk, request, desk.find(caller, id, "animation"))
 
     return here
+
+
+async def taken_in(
+    desk: Desk, request: Request, caller: Caller, key: str | None, roles: set[str], accept: Accept
+) -> Response:
+    """The answer to an upload of files for these roles: received, checked and recorded by `accept`, and not kept
+    otherwise."""
+    await asyncio.to_thread(desk.refuse_when_full, caller, key)
+    job_id = new_id()
+    folder = desk.files.arriving(job_id)
+    try:
+        got = await receive(request, folder, roles, desk.config.limits)
+        job = await asyncio.to_thread(accept, desk, caller, job_id, got, key)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return desk.accepted(request, job, got)
 
 
 def cancel_or_remove(desk: Desk, request: Request, job: Job) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines import models
 from pipelines.models import ALIAS, device, locate
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.scheduler import Scheduler
@@ -75,14 +76,11 @@ def load_version(config: ServeConfig, found: ResolvedModel) -> Loaded:
 
 
 def _tried(config: ServeConfig, name: str, folder: Path, version: str | None) -> Loaded:
-    import torch
-
     from xnemo import weights
     from xnemo.tokens.weights import load_generator, load_tokenizer
 
     where = device(config.device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-    model = weights.load(folder, where, dtype)
+    model = models.load(folder, where, config.precision)
     loaded = Loaded(
         name=name,
         version=version,

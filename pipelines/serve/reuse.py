@@ -1,17 +1,15 @@
 """/v1/motions: motions are taken out of videos once, then used again, continued and blended."""
 
-import asyncio
-import shutil
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from pipelines.serve import events, files, forms, media
-from pipelines.serve.animations import Id, Key, cancel_or_remove
+from pipelines.serve.animations import Id, Key, cancel_or_remove, taken_in
 from pipelines.serve.config import InterpolateOptions, MotionOptions, OutpaintOptions
 from pipelines.serve.desk import MOTION_KINDS, Caller, Desk, Status
 from pipelines.serve.problems import Problem
-from pipelines.serve.uploads import Received, receive
+from pipelines.serve.uploads import Received
 from xnemo_platform.jobstore import Job, new_id
 
 FILE = "application/octet-stream"
@@ -24,15 +22,7 @@ def routes(desk: Desk) -> APIRouter:
     @here.post("", status_code=202, response_model=Status, openapi_extra=forms.MOTION)
     async def extract(request: Request, caller: Annotated[Caller, Depends(desk.admit)], key: Key = None) -> Response:
         """Extract the motion of a driving video, to be used again."""
-        await asyncio.to_thread(desk.refuse_when_full, caller, key)
-        job_id = new_id()
-        folder = desk.files.arriving(job_id)
-        try:
-            got = await receive(request, folder, {"driving"}, desk.config.limits)
-            job = await asyncio.to_thread(_accept, desk, caller, job_id, got, key)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return desk.accepted(request, job, got)
+        return await taken_in(desk, request, caller, key, {"driving"}, _accept)
 
     @here.post("/interpolate", status_code=202, response_model=Status)
     def blend(options: InterpolateOptions, request: Request, caller: Annotated[Caller, Depends(desk.admit)],

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import xnemo
+from pipelines.models import BUNDLED, load
 from xnemo import encode
 from xnemo.clip import save_frames
 from xnemo.media.faces import detector
@@ -27,7 +27,6 @@ from xnemo.synthetic.identity import random_identity
 from xnemo.synthetic.motion import sequence
 from xnemo.synthetic.render import render
 
-BUNDLED = Path(xnemo.__file__).parent / "bundled"
 STEPS, FPS, SIZE = 25, 25, 256
 LONG_FPS = 12
 
@@ -46,7 +45,7 @@ def media(folder: Path, seconds: float, fps: float, size: int = SIZE) -> tuple[P
 
 def speed() -> None:
     """Each stage alone, over the same clip, and its share of the sum."""
-    model, faces, spent = xnemo.load(BUNDLED, dtype=torch.float32), detector(), {}
+    model, faces, spent = load(BUNDLED), detector(), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         portrait, driving = media(folder, 4.0, FPS)
@@ -102,7 +101,7 @@ def resident(seconds: float) -> None:
         folder = Path(name)
         portrait, driving = media(folder, seconds, LONG_FPS, 128)
         work = Work(folder / "work", {}, resume=False)
-        made = stream(xnemo.load(BUNDLED, dtype=torch.float32), portrait, driving, steps=1, work=work)
+        made = stream(load(BUNDLED), portrait, driving, steps=1, work=work)
         save_frames(folder / "o.mp4", made.frames, made.fps, audio=made.audio)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

@@ -150,18 +150,18 @@ def test_pieces_of_another_size_overlap_nothing_that_is_there(dataset: str, mode
 
 def test_what_is_wrong_with_the_data_comes_back_as_a_sentence(dataset: str, model: Path) -> None:
     settings = config(dataset, model)
-    piece = {"piece": np.array([json.dumps(motions._pieces(settings, {})[0])])}
+    piece = {"piece": json.dumps(motions._pieces(settings, {})[0])}
     shard = Path(dataset, manifest.shards(dataset)[0]["shard"])
     shard.write_bytes(shard.read_bytes()[:-9] + b"other end")
-    error = json.loads(encoder(settings)(piece)["row"][0])["error"]
+    error = json.loads(encoder(settings)(piece)["row"])["error"]
     assert str(shard.name) in error
     assert not Path(settings.output, "shards").exists()
 
 
 def test_an_encoder_of_another_data_version_stops(dataset: str, model: Path) -> None:
     settings = config(dataset, model)
-    piece = {"piece": np.array([json.dumps(motions._pieces(settings, {})[0])])}
-    row = json.loads(Encoder(settings.model, settings, "other")(piece)["row"][0])
+    piece = {"piece": json.dumps(motions._pieces(settings, {})[0])}
+    row = json.loads(Encoder(settings.model, settings, "other")(piece)["row"])
     assert "changed" in row["error"]
 
 

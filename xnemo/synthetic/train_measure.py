@@ -7,12 +7,14 @@ time as results are: low resolution, blur, noise, JPEG, colour. Held out are the
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from xnemo.synthetic.geometry import MOTION, PLACEMENT, RANGES
 from xnemo.synthetic.identity import random_identities
@@ -63,37 +65,64 @@ def _jpeg(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     return pictures
 
 
-def train(minutes: float, output: Path, log_every: int = 200) -> dict[str, dict[str, float]]:
+Report = dict[str, dict[str, float]]
+"""R² on held-out people, by kind of picture ("clean", "degraded") and name."""
+
+
+def train(minutes: float, output: Path, log_every: int = 200) -> Report:
     """Train for this long (processor time), write the weights with their accuracy, and return the accuracy."""
     torch.manual_seed(0)
+    reader = Reader()
+
+    def loss_of(batch: list[Tensor], rng: np.random.Generator) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return _loss(reader, batch, rng)
+
+    return grow(reader, drawn, loss_of, save, TRAINED_FROM, FRESH, minutes, output, log_every)
+
+
+def grow(
+    network: nn.Module,
+    drawn: Callable[[int, int], tuple[Tensor, ...]],
+    loss_of: Callable[[list[Tensor], np.random.Generator], Tensor],
+    save: Callable[[nn.Module, Path, int, int], Report],
+    first_seed: int,
+    fresh: int,
+    minutes: float,
+    output: Path,
+    log_every: int,
+) -> Report:
+    """Train a network on `fresh` new people a step beside those of the pool; what `save` says of the averaged weights.
+
+    drawn(first seed, count): pictures and what is to be read, row by row. loss_of(batch, rng): of rows of the pool.
+    """
     rng = np.random.default_rng(0)
-    reader = Reader().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = torch.optim.swa_utils.AveragedModel(
-        reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
     )
-    optimizer = torch.optim.AdamW(reader.parameters(), 2e-3, weight_decay=1e-3)
-    pool = list(drawn(TRAINED_FROM, 2048))
-    start, step, seed = time.process_time(), 0, TRAINED_FROM + 2048
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-3)
+    pool = list(drawn(first_seed, 2048))
+    start, step, seed = time.process_time(), 0, first_seed + 2048
     while (share := (time.process_time() - start) / (60 * minutes)) < 1:
-        new = drawn(seed, 8 * FRESH)
-        pool = [torch.cat([fresh, old[:POOL]]) for fresh, old in zip(new, pool, strict=True)]
-        seed += 8 * FRESH
+        new = drawn(seed, 8 * fresh)
+        pool = [torch.cat([young, old[:POOL]]) for young, old in zip(new, pool, strict=True)]
+        seed += 8 * fresh
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, step / 200) * (0.5 + 0.5 * np.cos(np.pi * share)) + 1e-5
         for _ in range(8):
             rows = torch.from_numpy(rng.integers(0, len(pool[0]), BATCH))
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = _loss(reader, [column[rows] for column in pool], rng)
+            loss = loss_of([column[rows] for column in pool], rng)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            average.update_parameters(reader)
+            average.update_parameters(network)
             step += 1
         if step % SAVE_EVERY == 0:  # a first version early, for those who wait
-            save(average.module, output, seed - TRAINED_FROM, step * BATCH)
+            save(average.module, output, seed - first_seed, step * BATCH)
         if step % log_every == 0:
             print(f"{(time.process_time() - start) / 60:.1f} min  step {step}  loss {loss.item():.4f}", flush=True)
-    return save(average.module, output, seed - TRAINED_FROM, step * BATCH)
+    return save(average.module, output, seed - first_seed, step * BATCH)
 
 
 def _loss(reader: Reader, batch: list[Tensor], rng: np.random.Generator) -> Tensor:
@@ -106,39 +135,49 @@ def _loss(reader: Reader, batch: list[Tensor], rng: np.random.Generator) -> Tens
 
 
 @torch.no_grad()
-def r2(reader: Reader, count: int = 1024) -> dict[str, dict[str, float]]:
+def r2(reader: Reader, count: int = 1024) -> Report:
     """R² per parameter on held-out people, on clean and on spoilt pictures."""
     reader.eval()
     torch.manual_seed(1)
     pictures, place, read = drawn(HELD_OUT_FROM, count)
-    truth = torch.cat([place, read], 1)
-    report = {}
+    return scores(lambda images: torch.cat(reader(images), 1), pictures, torch.cat([place, read], 1), PLACED + READ)
+
+
+def scores(guess: Callable[[Tensor], Tensor], pictures: Tensor, truth: Tensor, names: Sequence[str]) -> Report:
+    """R² of guess(images) [n, P] against the truth [N, P] of pictures uint8 [N, 3, 64, 64], clean and spoilt."""
     rng = np.random.default_rng(1)
+    report = {}
     for kind in ("clean", "degraded"):
         guesses = []
         for part in pictures.split(64):  # `spoil` leaves the second half sharp
             images = shrink(part) if kind == "clean" else spoil(torch.cat([part, part]), rng)[: len(part)]
-            guesses.append(torch.cat(reader(images), 1))
-        guess = torch.cat(guesses)
-        score = 1 - (guess - truth).square().mean(0) / truth.var(0)
-        report[kind] = {name: round(float(s), 3) for name, s in zip(PLACED + READ, score, strict=True)}
+            guesses.append(guess(images))
+        score = 1 - (torch.cat(guesses) - truth).square().mean(0) / truth.var(0)
+        report[kind] = {name: round(float(s), 3) for name, s in zip(names, score, strict=True)}
     return report
 
 
-def save(network: torch.nn.Module, output: Path, people: int, pictures: int) -> dict[str, dict[str, float]]:
+def save(network: nn.Module, output: Path, people: int, pictures: int) -> Report:
     """Write the weights in half precision, measured as they will be read back."""
-    from safetensors.torch import save_file
-
     reader = Reader()
     reader.load_state_dict(network.state_dict())
-    for tensor in (*reader.parameters(), *reader.buffers()):
+    return write(reader, r2, output, {"people": people, "pictures": pictures, "ranges": RANGES})
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def write(network: N, r2: Callable[[N], Report], output: Path, facts: dict[str, object]) -> Report:
+    """Round a network to half precision, measure it so, and write it with its R² and the facts in the metadata."""
+    from safetensors.torch import save_file
+
+    for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.half().float()
-    report = r2(reader)
-    state = {k: v.half() if v.is_floating_point() else v for k, v in reader.state_dict().items()}
-    facts = {"r2": report, "people": people, "pictures": pictures, "ranges": RANGES}
+    report = r2(network)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     partial = output.with_suffix(".part")
-    save_file(state, partial, {key: json.dumps(value) for key, value in facts.items()})
+    save_file(state, partial, {key: json.dumps(value) for key, value in ({"r2": report} | facts).items()})
     partial.chmod(0o644)
     partial.replace(output)
     return report
