@@ -24,6 +24,7 @@ def main(argv: Sequence[str]) -> int:
         each.add_argument("-o", "--output", type=Path, required=True)
     for each in (clip, dataset):
         each.add_argument("--seconds", type=float, default=2.0)
+        each.add_argument("--room", type=float, default=1.0, help="show this much more of the scene around the head")
     clip.add_argument("--motion-seed", type=int, help="another motion for the same head (default: the seed)")
     clip.add_argument("--emotion", help="neutral, happy, sad, angry, surprised, fear, disgust or contempt")
     clip.add_argument("--intensity", type=int, choices=[1, 2, 3])
@@ -50,10 +51,17 @@ def main(argv: Sequence[str]) -> int:
             arguments.emotion,
             intensity=arguments.intensity,
             audio=arguments.sound,
+            room=arguments.room,
         )
     else:
         clips.write_dataset(
-            arguments.output, arguments.identities, arguments.seconds, arguments.size, arguments.seed, arguments.workers
+            arguments.output,
+            arguments.identities,
+            arguments.seconds,
+            arguments.size,
+            arguments.seed,
+            arguments.workers,
+            room=arguments.room,
         )
     print(arguments.output)
     return 0

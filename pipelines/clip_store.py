@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines.latents import Cached, LatentReader
 from pipelines.shards import ClipReader
 from xnemo.batch import ClipBatch, Encoded, PairBatch
-from xnemo.crops import centre_side, smooth_boxes
+from xnemo.crops import MAX_SHIFT, REFERENCE_SCALE, SCALE_RANGE, centre_side, smooth_boxes, square
 from xnemo.draw import Draw
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.feed import Sample
@@ -25,7 +25,9 @@ from xnemo_platform.feed import Sample
 Images = NDArray[np.uint8]
 Boxes = NDArray[np.float64]
 TRIES = 8  # draws of a frame pair before an ill-matched one is taken after all
-MAX_SHIFT, MAX_RATIO = 1.0, 2.0  # between the faces of a pair: further apart they are no pair of one scene
+WHOLE = (1.0, 2.0)  # largest shift and ratio between the faces of a pair: further apart they are not of one scene
+VIEW = (MAX_SHIFT, SCALE_RANGE[1])  # the same where the reference's square is all that is seen
+JITTER = 0.05  # of the square around the reference's face: how far detectors disagree
 SMOOTHING_S = 0.2  # 5 frames at 25 fps (released code)
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
@@ -48,13 +50,22 @@ class ClipStore:
     """The clips of one split with at least `min_frames` frames, as uint8 RGB of `size` × `size`.
 
     `len` counts them; a row is an index among them. Raises PlatformError if there are none. With the key of
-    `latents`, batches bring what is cached beside the data instead of whole frames.
+    `latents`, batches bring what is cached beside the data instead of whole frames. With a `view`, all frames of
+    a sample are cut by the square around its reference's face, as a portrait is when it is animated, to that size.
     """
 
     def __init__(
-        self, uri: str, split: str | None, size: int, budget: int, min_frames: int = 2, latents: str | None = None
+        self,
+        uri: str,
+        split: str | None,
+        size: int,
+        budget: int,
+        min_frames: int = 2,
+        latents: str | None = None,
+        view: int = 0,
     ):
         self.reader, self.size, self.budget = ClipReader(uri, split), size, budget
+        self.view = view
         self.latents = LatentReader(uri, latents, split) if latents else None
         if self.latents and (made := self.latents.about["frame_size"]) != size:
             raise PlatformError(f"{self.latents.uri} shows frames of {made} px: set frame_size={made}, or cache anew.")
@@ -78,9 +89,9 @@ class ClipStore:
         shown = []
         for sample, draw in zip(samples, draws, strict=True):
             entry = self._entry(sample.row)
-            chosen = _pair(entry.boxes, draw, min_gap)
+            chosen = _pair(entry.boxes, draw, min_gap, *(VIEW if self.view else WHOLE))
             shown.append((entry, chosen, entry.boxes[chosen]))
-        frames, boxes, known = self._shown(shown)
+        frames, boxes, known = self._shown(shown, Draw(seed, ids))
         if known:
             known = replace(known, places=known.places[:, 0])
         return PairBatch(frames[:, 0], frames[:, 1], boxes[:, 0], boxes[:, 1], ids, known)
@@ -96,13 +107,21 @@ class ClipStore:
             start = int(start_at * (n - frames + 1))
             chosen = [int(reference_at * n), *range(start, start + frames)]
             shown.append((entry, chosen, smooth_boxes(entry.boxes, sigma=SMOOTHING_S * entry.fps)[chosen]))
-        pictures, boxes, known = self._shown(shown)
+        pictures, boxes, known = self._shown(shown, Draw(seed, ids))
         return ClipBatch(pictures[:, 0], pictures[:, 1:], boxes[:, 0], boxes[:, 1:], ids, known)
 
-    def _shown(self, shown: Sequence[tuple[_Entry, list[int], Boxes]]) -> tuple[Tensor, Tensor, Encoded | None]:
+    def _shown(
+        self, shown: Sequence[tuple[_Entry, list[int], Boxes]], draw: Draw
+    ) -> tuple[Tensor, Tensor, Encoded | None]:
         """Pictures [B,1+F,3,S,S], the reference first, boxes [B,1+F,4] in their pixels, and what is cached of them."""
-        pictures = torch.from_numpy(np.stack([self._frames(entry, chosen) for entry, chosen, _ in shown]))
-        places = torch.from_numpy(np.stack([boxes for _, _, boxes in shown])).float()
+        frames = [self._frames(entry, chosen) for entry, chosen, _ in shown]
+        boxes = [of_sample for _, _, of_sample in shown]
+        if self.view:
+            jitter = (draw.uniform("square", 3).double().numpy() * 2 - 1) * JITTER
+            cuts = [around(*one, self.view) for one in zip(frames, boxes, jitter, strict=True)]
+            frames, boxes = [cut[0] for cut in cuts], [cut[1] for cut in cuts]
+        pictures = torch.from_numpy(np.stack(frames))
+        places = torch.from_numpy(np.stack(boxes)).float()
         cached = [(entry.cached, chosen) for entry, chosen, _ in shown if entry.cached]
         if not cached:
             return pictures, places, None
@@ -118,7 +137,11 @@ class ClipStore:
         rows = np.random.default_rng(seed).permutation(len(self))[:count]
         each = -(-count // len(rows))
         entries = [self._entry(int(row)) for row in rows]
-        images = [self._frames(e, np.linspace(0, len(e.boxes) - 1, each).astype(int)) for e in entries]
+        images = []
+        for entry in entries:
+            for at in np.linspace(0, len(entry.boxes) - 1, each).astype(int):
+                frame = self._frames(entry, [at])
+                images.append(around(frame, entry.boxes[[at]], np.zeros(3), self.view)[0] if self.view else frame)
         return torch.from_numpy(np.concatenate(images)[:count])
 
     def _entry(self, row: int) -> _Entry:
@@ -157,6 +180,20 @@ class ClipStore:
         return np.stack([decode(entry.files[i], size, entry.source_size) for i in chosen])
 
 
+def around(frames: Images, boxes: Boxes, jitter: NDArray[np.float64], size: int) -> tuple[Images, Boxes]:
+    """Frames [n,3,S,S] and boxes [n,4] cut by one square around the first box, as [n,3,size,size]; the frames' edges
+    are repeated outside. `jitter` [3] shifts the square by shares of its side and widens it."""
+    x, y, side = centre_side(square(boxes[0], REFERENCE_SCALE))
+    x, y, side = x + jitter[0] * side, y + jitter[1] * side, side * (1 + jitter[2])
+    corner, scale = np.array([x - side / 2, y - side / 2]), size / side
+    # pixel centres lie at halves, while the sampler counts from the centre of the first
+    shift = 0.5 * scale - 0.5 - scale * corner
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    options = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+    cut = [cv2.warpAffine(frame.transpose(1, 2, 0), matrix, (size, size), **options) for frame in frames]
+    return np.stack(cut).transpose(0, 3, 1, 2), (boxes - np.tile(corner, 2)) * scale
+
+
 def decode(file: bytes, size: int, source_size: int) -> Images:
     """A JPEG of `source_size` as uint8 RGB [3,size,size]; shrunk by whole factors already while it is decoded."""
     flag = next((flag for factor, flag in REDUCED.items() if source_size // factor >= size), cv2.IMREAD_COLOR)
@@ -168,7 +205,7 @@ def decode(file: bytes, size: int, source_size: int) -> Images:
     return np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
 
 
-def _pair(boxes: Boxes, draws: NDArray[np.float64], min_gap: int) -> list[int]:
+def _pair(boxes: Boxes, draws: NDArray[np.float64], min_gap: int, max_shift: float, max_ratio: float) -> list[int]:
     """Reference and driving frame: the first drawn pair that is far enough apart in time and near in place."""
     n = len(boxes)
     gap = min(min_gap, n // 2)
@@ -181,5 +218,5 @@ def _pair(boxes: Boxes, draws: NDArray[np.float64], min_gap: int) -> list[int]:
     x, y, side = centre_side(boxes[np.array(candidates)])  # [tries, 2] each
     shift = np.maximum(abs(x[:, 1] - x[:, 0]), abs(y[:, 1] - y[:, 0])) / side[:, 0]
     ratio = np.maximum(side[:, 1] / side[:, 0], side[:, 0] / side[:, 1])
-    good = np.flatnonzero((shift <= MAX_SHIFT) & (ratio <= MAX_RATIO))
+    good = np.flatnonzero((shift <= max_shift) & (ratio <= max_ratio))
     return candidates[good[0] if len(good) else 0]

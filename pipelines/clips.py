@@ -35,6 +35,8 @@ class ClipConfig(BaseModel):
     fps: float = Field(default=25.0, gt=0)
     size: int = Field(default=512, ge=32, le=2048)
     """Frames are stored as size x size."""
+    square: float = Field(default=2.0, ge=1.1, le=6.0)
+    """Side of a clip's square, in medians of its box; more leaves room to cut again around a single frame's box."""
     jpeg_quality: int = Field(default=95, ge=50, le=100)
     max_side: int = Field(default=1280, ge=128)
     """Videos are shrunk to this longer side while they are read; bounds memory."""
@@ -232,7 +234,7 @@ def _clip(frames: list[np.ndarray], track: Track, scale: float, config: ClipConf
     from xnemo.crops import clip_square
 
     # whole pixels, so that the crop is a copy and one resize
-    left, top, right, _ = np.round(clip_square(track.boxes))
+    left, top, right, _ = np.round(clip_square(track.boxes, config.square))
     side = max(1.0, right - left)
     window = np.array([left, top, left + side, top + side])
     boxes = (track.boxes - np.tile(window[:2], 2)) * (config.size / side)

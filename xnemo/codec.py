@@ -218,7 +218,7 @@ class Residual(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
-def codec_step(codec: Codec, images: Tensor, noise: Tensor, spread: float = 0.05) -> dict[str, Tensor]:
+def codec_step(codec: Codec, images: Tensor, noise: Tensor, spread: float = 0.1) -> dict[str, Tensor]:
     """Losses of one training step; images [B,3,H,W] in [-1,1], noise N(0,1) shaped like their latents.
 
     The posterior has the fixed deviation `spread`, so that its KL term is the latents' energy. L1 on the image and on

@@ -155,9 +155,9 @@ class ModelConfig(Strict):
         """64 px, no pretrained part: what two CPU cores train. docs/small-recipe.md says why these numbers."""
         return cls(
             image_size=64,
-            codec=CodecConfig(kind="conv", factor=8, channels=32, scaling=1.0, widths=(24, 48, 96), whitening=0.3),
+            codec=CodecConfig(kind="conv", factor=8, channels=12, scaling=1.0, widths=(32, 64, 128), whitening=0.3),
             unet=UNetConfig(
-                in_channels=32, channels=(64,), layers_per_block=1, attention=(True,), heads=4,
+                in_channels=12, channels=(96,), layers_per_block=1, attention=(True,), heads=4,
                 norm_groups=8, context_dim=8, token_places=True,
             ),
             motion_tokens=8,

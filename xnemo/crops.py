@@ -56,10 +56,10 @@ def square(boxes: Boxes, scale: float = MOTION_SCALE) -> Boxes:
     return _stack([x - half, y - half, x + half, y + half])
 
 
-def clip_square(boxes: np.ndarray) -> np.ndarray:
+def clip_square(boxes: np.ndarray, scale: float = REFERENCE_SCALE) -> np.ndarray:
     """One fixed square [4] for a whole clip's boxes [n, 4], so that head translation stays visible.
 
-    Side: 2.0 × the median box side, or 1.1 × the box around all boxes where that is longer; centred on the
+    Side: `scale` × the median box side, or 1.1 × the box around all boxes where that is longer; centred on the
     median centre. It may leave the frame: pad with black there.
     """
     boxes = np.asarray(boxes, dtype=np.float64)
@@ -67,7 +67,7 @@ def clip_square(boxes: np.ndarray) -> np.ndarray:
         raise XNeMoError(f"boxes have shape {boxes.shape}: give at least one (left, top, right, bottom)")
     x, y, side = centre_side(boxes)
     union = max(boxes[:, 2].max() - boxes[:, 0].min(), boxes[:, 3].max() - boxes[:, 1].min())
-    half = max(REFERENCE_SCALE * float(np.median(side)), MOTION_SCALE * float(union)) / 2
+    half = max(scale * float(np.median(side)), MOTION_SCALE * float(union)) / 2
     cx, cy = float(np.median(x)), float(np.median(y))
     return np.array([cx - half, cy - half, cx + half, cy + half])
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pipelines import shards
-from pipelines.clip_store import ClipStore, decode
+from pipelines.clip_store import ClipStore, around, decode
 from pipelines.train import MAY_DIFFER, StageTask, TrainConfig, _pinned
 from xnemo import weights
+from xnemo.crops import centre_side, f_rts
 from xnemo.synthetic.geometry import face_boxes
 from xnemo.synthetic.identity import random_identity
 from xnemo.synthetic.motion import sequence
@@ -191,6 +192,30 @@ def test_a_pair_is_two_frames_with_their_own_boxes(dataset):
     assert (batch.reference != batch.target).flatten(1).any(1).all()
     middle = (batch.target_box[:, :2] + batch.target_box[:, 2:]) / 2
     assert ((middle > 0) & (middle < 64)).all()
+
+
+def test_a_view_is_cut_around_the_references_face_as_a_portrait_is(dataset):
+    batch = ClipStore(dataset, "train", 64, 10**9, view=48).pairs([Sample(i, i % 5) for i in range(20)], 0)
+    assert batch.reference.shape == batch.target.shape == (20, 3, 48, 48)
+    x, y, side = centre_side(batch.reference_box)
+    for middle in (x, y):
+        assert (abs(middle - 24) < 0.06 * 48).all()
+    assert (abs(side - 24) < 0.06 * 24).all()
+    whole = ClipStore(dataset, "train", 64, 10**9).pairs([Sample(0, 0)], 0)
+    same = f_rts(batch.target_box[:1], batch.reference_box[:1])
+    assert torch.allclose(same, f_rts(whole.target_box, whole.reference_box), atol=1e-4)
+
+
+def test_a_cut_shows_what_its_boxes_say():
+    frames = np.zeros((2, 3, 64, 64), np.uint8)
+    boxes = np.array([[10.0, 20, 26, 36], [20.0, 24, 32, 36]])
+    for frame, (left, top, right, bottom) in zip(frames, boxes.astype(int), strict=True):
+        frame[:, top:bottom, left:right] = 200
+    cut, placed = around(frames, boxes, np.array([0.05, -0.05, 0.05]), 96)
+    for frame, (left, top, right, bottom) in zip(cut, placed, strict=True):
+        rows, columns = np.nonzero(frame[0] > 100)
+        seen = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        assert np.abs(np.array(seen) - (left, top, right, bottom)).max() <= 1
 
 
 def test_only_clips_long_enough_are_rows(dataset):

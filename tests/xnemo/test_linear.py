@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xnemo.attention import SHORT, dot_product_attention
-from xnemo.linear import FeedForward, Linear, inference_on_cpu, linear
+from xnemo.linear import FEW, FeedForward, Linear, inference_on_cpu, linear
 from xnemo.reference_attention import pointwise
 
 
@@ -35,6 +35,29 @@ def test_gradients_are_those_of_the_plain_layer() -> None:
     ours = torch.autograd.grad(linear(x, weight, bias).square().sum(), (x, weight, bias))
     plain = torch.autograd.grad(F.linear(x, weight, bias).square().sum(), (x, weight, bias))
     assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", ["", "x", "weight"])
+def test_gradients_of_a_large_product_are_those_of_the_plain_layer(bias: bool, frozen: str) -> None:
+    torch.manual_seed(0)
+    parts = {"x": torch.randn(6, 80, 48), "weight": torch.randn(96, 48)} | ({"bias": torch.randn(96)} if bias else {})
+    assert parts["x"].numel() >= FEW
+    for name, part in parts.items():
+        part.requires_grad_(name != frozen)
+    wanted = [part for part in parts.values() if part.requires_grad]
+    ours = torch.autograd.grad(linear(*parts.values()).square().sum(), wanted)
+    plain = torch.autograd.grad(F.linear(*parts.values()).square().sum(), wanted)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-2)
+
+
+def test_autocast_decides_the_precision() -> None:
+    layer, x = Linear(48, 96), torch.randn(6, 80, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+        with torch.no_grad():
+            assert layer(x).dtype == torch.bfloat16
 
 
 def test_a_pointwise_convolution_is_a_product_of_tokens() -> None:

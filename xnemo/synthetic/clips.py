@@ -1,6 +1,7 @@
 """Synthetic portraits and driving clips as ordinary files: PNG, H.264 mp4, and a sidecar that tells the truth."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -45,10 +46,12 @@ def write_clip(
     *,
     intensity: int | None = None,
     audio: bool = False,
+    room: float = 1.0,
 ) -> Path:
     """Write a clip [size, size] as mp4 and, beside it, `<name>.json` with the true parameters (see `truth`).
 
     Motion is always simulated at 25 frames/s and resampled to `fps`. audio adds a mono tone that follows the jaw.
+    room > 1 shows that much more of the scene: a head of usual size in `size / room` pixels.
     The mp4 appears last and whole: where it exists, its sidecar does too. Raises XNeMoError for a wrong emotion,
     intensity, length or size.
     """
@@ -60,7 +63,10 @@ def write_clip(
         raise XNeMoError(f"{path}: size {size} is odd; H.264 needs an even size")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not room >= 1:
+        raise XNeMoError(f"{path}: room {room} would cut the head; give 1 or more")
     motion, placement = _resampled(motion_seed, round(seconds * fps), fps, emotion, intensity)
+    placement = placement / torch.tensor([room, room, 1.0]) - torch.tensor([0.0, 0.0, math.log(room)])
     identity = random_identity(identity_seed)[None]
     facts: dict[str, object] = {"identity_seed": identity_seed, "motion_seed": motion_seed, "size": size, "fps": fps}
     facts |= {"emotion": emotion, "intensity": intensity if emotion is None else intensity or 3}
@@ -95,6 +101,7 @@ def write_dataset(
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    room: float = 1.0,
 ) -> list[Path]:
     """Write one clip per identity as folder/<identity>/<emotion>-<intensity>.mp4, in parallel processes.
 
@@ -108,7 +115,7 @@ def write_dataset(
     for i in range(identities):
         emotion, intensity = names[i % len(names)], 1 + i // len(names) % 3
         path = Path(folder) / f"id{seed + i:06d}" / f"{emotion}-{intensity}.mp4"
-        jobs.append((path, seed + i, seconds, size, emotion, intensity))
+        jobs.append((path, seed + i, seconds, size, emotion, intensity, room))
     missing = [job for job in jobs if not job[0].exists()]
     count = min(workers or os.cpu_count() or 1, len(missing))
     with ExitStack() as stack:
@@ -122,9 +129,9 @@ def write_dataset(
     return [job[0] for job in jobs]
 
 
-def _dataset_clip(job: tuple[Path, int, float, int, str, int]) -> None:
-    path, seed, seconds, size, emotion, intensity = job
-    write_clip(path, seed, seed, seconds, size, emotion, intensity=intensity)
+def _dataset_clip(job: tuple[Path, int, float, int, str, int, float]) -> None:
+    path, seed, seconds, size, emotion, intensity, room = job
+    write_clip(path, seed, seed, seconds, size, emotion, intensity=intensity, room=room)
 
 
 def _resampled(seed: int, frames: int, fps: int, emotion: str | None, intensity: int | None) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,16 @@ def test_another_frame_rate_shows_the_same_motion(tmp_path: Path) -> None:
     assert yaw[::2] == pytest.approx(sequence(2, 26)[0][:25, 0].tolist(), abs=1e-3)
 
 
+def test_more_room_shows_the_same_head_smaller(tmp_path: Path) -> None:
+    usual = json.loads(write_clip(tmp_path / "a.mp4", 1, 2, 0.4, 64).with_suffix(".json").read_text())
+    wide = json.loads(write_clip(tmp_path / "b.mp4", 1, 2, 0.4, 96, room=1.5).with_suffix(".json").read_text())
+    sides = [np.diff(np.array(facts["boxes"])[:, ::2], axis=1) for facts in (usual, wide)]
+    assert np.allclose(*sides, atol=0.01)
+    assert wide["tracks"]["yaw"] == usual["tracks"]["yaw"]
+    with pytest.raises(XNeMoError, match="give 1 or more"):
+        write_clip(tmp_path / "c.mp4", 1, 2, 0.4, 64, room=0.5)
+
+
 def test_the_tone_is_there_when_asked_for(tmp_path: Path) -> None:
     assert probe(write_clip(tmp_path / "a.mp4", 1, 2, 0.4, 32, audio=True)).has_audio
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.json", "a.mp4"]
