@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from pipelines.train import TrainConfig
 from xnemo import weights
@@ -25,24 +24,10 @@ from xnemo.model import XNeMo
 from xnemo.places import place_table
 from xnemo.stages import Stage, build_stage
 from xnemo_platform.feed import micro_batch
+from xnemo_platform.spans import counter
 
 GB = 1e9
-Size = torch.Size
 AUTOCAST = 0.7  # activations under bf16 autocast against fp32: halves, but norms and softmax keep both
-
-
-def _attention(q: Size, k: Size, v: Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def _attention_backward(grad: Size, q: Size, k: Size, v: Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, q, k, v)
-
-
-ATTENTION = {  # the CPU's fused attention, which torch's own table leaves out
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +65,7 @@ def plan(config: TrainConfig, bf16: bool) -> Plan:
         if stage.discriminator is not None:
             trained["discriminator"] = _count(list(stage.discriminator.parameters()))
         total, own = _count(list(stage.parameters())), sum(trained.values())
-        with _kept() as kept, FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        with _kept() as kept, counter() as counted:
             _forward(stage, micro, config.clip_frames if config.stage == "temporal" else 1).backward()
     held = own // loop.workers if loop.zero == 3 else own  # ZeRO: 1 shards moments, 2 gradients, 3 the weights too
     gradients = own // loop.workers if loop.zero >= 2 else own
@@ -93,7 +78,7 @@ def plan(config: TrainConfig, bf16: bool) -> Plan:
         host=moments if loop.offload else 0,
         average=4 * own if config.average else 0,
         activations=int(sum(kept.values()) * (AUTOCAST if bf16 else 1)),
-        flops=counter.get_total_flops() / micro,
+        flops=counted.get_total_flops() / micro,
         steps=loop.steps,
         batch=loop.batch,
     )

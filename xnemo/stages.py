@@ -162,17 +162,17 @@ def appearance_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Ten
 def motion_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]:
     """Stage 2: the motion code of an augmented crop steers the denoiser and, beside it, the GAN head."""
     model, config = stage.model, stage.config
-    images = to_unit(batch.target)
-    faces = driving_crop(images, batch.target_box, model.config.motion_encoder.image_size, draw, config.augment)
-    f_mot = model.motion_encoder.encode(faces)
+    size = model.config.motion_encoder.image_size
+    f_mot = model.motion_encoder.encode(
+        driving_crop(to_unit(batch.target), batch.target_box, size, draw, config.augment)
+    )
     result: dict[str, Tensor] = {}
     total = f_mot.new_zeros(())
     if stage.gan is not None:
-        result |= gan_losses(stage, to_unit(batch.reference), batch.reference_box, images, batch.target_box, f_mot)
+        result |= gan_losses(stage, batch, f_mot)
         total = total + config.gan.weight * result["gan"]
     if int(batch.ids.max()) >= config.warmup_samples:
-        motion = model.motion_encoder.fuse(f_mot, batch.placement)
-        result["diffusion"] = diffusion_loss(stage, *latents(stage, batch), motion[:, None], draw)
+        result["diffusion"] = motion_loss(stage, batch, f_mot, draw)
         total = total + result["diffusion"]
     else:  # a worker's parameters without a gradient would stall the others
         total = total + untouched(stage)
@@ -204,6 +204,12 @@ def latents(stage: Stage, batch: PairBatch | ClipBatch) -> tuple[Tensor, Tensor,
     # contiguous: the backward of a frozen GroupNorm crashes on channels-last tensors (torch 2.13, CPU)
     clean = model.codec.encode(targets).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
     return clean, model.codec.encode(reference).contiguous(), model.context(reference)
+
+
+def motion_loss(stage: Stage, batch: PairBatch, f_mot: Tensor, draw: Draw) -> Tensor:
+    """Eq. 1 with the motion of f_mot [B,D], placed as the batch says."""
+    motion = stage.model.motion_encoder.fuse(f_mot, batch.placement)
+    return diffusion_loss(stage, *latents(stage, batch), motion[:, None], draw)
 
 
 def diffusion_loss(
@@ -267,18 +273,16 @@ def predict(
     return torch.cat(parts)[torch.cat(order).argsort()]
 
 
-def gan_losses(
-    stage: Stage, reference: Tensor, reference_box: Tensor, target: Tensor, target_box: Tensor, f_mot: Tensor
-) -> dict[str, Tensor]:
+def gan_losses(stage: Stage, batch: PairBatch, f_mot: Tensor) -> dict[str, Tensor]:
     """Eq. 7's terms for ŷ = G(f_app(reference face), f_mot) against the clean driving face; "gan" is the sum.
 
-    Images [B,3,S,S] in [-1,1] with boxes [B,4]. The motion code enters before its fusion with f_rts, so the
-    target is the face-centred crop and not the frame.
+    f_mot [B,D] enters before its fusion with f_rts, so the target is the face-centred crop and not the frame.
     """
     assert stage.gan is not None
     config, size = stage.config.gan, stage.model.config.gan.image_size
-    real = face_crop(target, square(target_box), size, padding="border")
-    fake = stage.gan(face_crop(reference, square(reference_box), size, padding="border"), f_mot)
+    real = face_crop(to_unit(batch.target), square(batch.target_box), size, padding="border")
+    reference = face_crop(to_unit(batch.reference), square(batch.reference_box), size, padding="border")
+    fake = stage.gan(reference, f_mot)
     terms = {"reconstruction": (fake - real).abs().mean()}
     for name, net in stage.features.items():
         with torch.no_grad():

@@ -5,16 +5,16 @@ brings networks, losses and data; the loop owns order, gradients, averages, chec
 `train` first.
 """
 
+import logging
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -22,8 +22,14 @@ from xnemo_platform import feed, tracking
 from xnemo_platform.checkpoint import Checkpoints, State, require_same
 from xnemo_platform.config import Config, diff
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.mirror import Mirror
+from xnemo_platform.profiling import Profile, profiled
 from xnemo_platform.progress import Progress
+from xnemo_platform.saving import Files, Saver, on_host
+from xnemo_platform.spans import Arithmetic, Spans
 from xnemo_platform.trainee import Group, TorchRanks, Trainee, gathered, machine
+
+log = logging.getLogger(__name__)
 
 
 class LoopConfig(Config):
@@ -53,7 +59,11 @@ class LoopConfig(Config):
     log_every: int = Field(default=10, gt=0)
     save_every: int = Field(default=500, gt=0)
     validate_every: int = Field(default=500, gt=0)
-    keep: int = Field(default=2, gt=0)  # checkpoints
+    keep: int = Field(default=2, gt=0)  # newest checkpoints; the best is kept beside them
+    best: str = "validation/loss"  # the figure whose lowest value makes a checkpoint the best
+    mirror: str | None = None  # URI where every committed checkpoint is copied to, and looked for
+    profile: Profile | None = None  # steps that are traced: {start: 100, steps: 3}
+    peak_tflops: float | None = Field(default=None, gt=0)  # of one worker, for MFU; none: what a large product reaches
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +98,10 @@ MAY_CHANGE = (
     "save_every",
     "validate_every",
     "keep",
+    "best",
+    "mirror",
+    "profile",
+    "peak_tflops",
     "bad_steps",
     "deepspeed",  # its absence; what a file says is compared key by key
 )
@@ -96,10 +110,10 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Validation:
-    """What a task found on its held-out data: numbers, and pictures uint8 [H,W,3] RGB."""
+    """What a task found on its held-out data: numbers, and files by name, each with what writes it to a path."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    files: dict[str, Callable[[Path], object]] = field(default_factory=dict)
 
 
 class Average(Protocol):
@@ -119,7 +133,7 @@ class Task(Protocol):
     adversary: nn.Module | None  # likewise, after each backward of `module`, which must leave it no gradient
     adversary_groups: list[Group]
     average: Average | None
-    rows: int  # of the training data
+    sources: Sequence[feed.Source]  # of the training data
 
     def batch(self, samples: list[feed.Sample]) -> Any:
         """The batch of these samples, on the device. Called in another thread; depends on nothing else."""
@@ -149,22 +163,21 @@ def train(task: Task, config: LoopConfig, run: Run) -> dict[str, float]:
     ranks = TorchRanks()
     loop = _Loop(task, config, run, ranks)
     first = loop.resume()
-    with tracking.Outbox(run.folder, active=ranks.rank == 0) as outbox:
-        progress, found = Progress(config, first, ranks), loop.validate(first) if first == config.steps else {}
-        for step, batches in _batches(task, config, first, ranks):
+    found = loop.validate(first) if first == config.steps else {}
+    progress = Progress(config, first, ranks, loop.spans, loop.arithmetic, run.folder)
+    with loop.saver, tracking.Outbox(run.folder, active=ranks.rank == 0) as outbox:
+        for step, batches in profiled(_batches(task, config, first, ranks), config.profile, run.folder, ranks.rank):
             progress.loaded()
             losses, norms = loop.update(step, batches)
-            if task.average:
-                with gathered(loop.main.params):
-                    task.average.update()
             done = step + 1
             progress.stepped(done, losses, norms)
             if _due(done, config.log_every, config):
                 outbox.metrics(done, progress.metrics())
-            if _due(done, config.validate_every, config):
+            if validated := _due(done, config.validate_every, config):
                 outbox.metrics(done, found := loop.validate(done))
-            if _due(done, config.save_every, config):
-                loop.save(done)
+            if _due(done, config.save_every, config) or (validated and loop.is_best(found)):
+                outbox.metrics(done, loop.save(done, found if validated else {}))
+            progress.paused()
     loop.export()
     return progress.last | found
 
@@ -176,15 +189,30 @@ class _Loop:
         device = next(task.module.parameters()).device
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self.task, self.config, self.run, self.ranks, self.device = task, config, run, ranks, device
-        self.main = Trainee(task.module, task.groups, config, ranks.world, self.bf16)
+        self.spans, self.arithmetic = Spans(device), Arithmetic(device, self.bf16, config.peak_tflops)
+        self.main = Trainee(task.module, task.groups, config, ranks.world, self.bf16, self.spans)
         self.adversary = (
-            Trainee(task.adversary, task.adversary_groups, config, ranks.world, self.bf16) if task.adversary else None
+            Trainee(task.adversary, task.adversary_groups, config, ranks.world, self.bf16, self.spans)
+            if task.adversary
+            else None
         )
-        self.checkpoints = Checkpoints(run.folder / "checkpoints", config.keep)
-        self.bad = 0
+        mirror = Mirror(config.mirror) if config.mirror else None
+        self.checkpoints = Checkpoints(run.folder / "checkpoints", config.keep, mirror)
+        self.saver = Saver(self.checkpoints, ranks.apart())
+        self.bad, self.best = 0, math.inf
 
     def update(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """One optimizer step of each module over the micro-batches; losses (means) and gradient norms."""
+        """One optimizer step of each module over the micro-batches, and the average after it; losses (means) and
+        gradient norms."""
+        with self.arithmetic.counting():
+            losses, norms = self._step(step, batches)
+        self._guard(step, losses, norms)
+        if self.task.average:
+            with self.spans.part("average"), gathered(self.main.params):
+                self.task.average.update()
+        return losses, norms
+
+    def _step(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
         factor = lr_factor(self.config, step)
         losses: dict[str, Tensor] = {}
         norms: dict[str, float] = {}
@@ -200,7 +228,6 @@ class _Loop:
                 found |= {f"adversary_{name}": loss for name, loss in judged.items()}
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0.0) + loss / len(batches)
-        self._guard(step, losses, norms)
         return losses, norms
 
     def _guard(self, step: int, losses: dict[str, Tensor], norms: dict[str, float]) -> None:
@@ -215,8 +242,11 @@ class _Loop:
 
     def resume(self) -> int:
         """Load the newest whole checkpoint; the step to begin with. Rank 0 chooses for all."""
-        found = self.checkpoints.newest() if self.ranks.rank == 0 else None
-        found = self.ranks.gather(found)[0]
+        newest = self.checkpoints.newest() if self.ranks.rank == 0 else None
+        best = self.checkpoints.best() if self.ranks.rank == 0 else None
+        found, best = self.ranks.gather((newest, best))[0]
+        if best and best.state.figure is not None:
+            self.best = best.state.figure
         if not found:
             return 0
         state = found.state
@@ -235,34 +265,58 @@ class _Loop:
             self.task.average.load_state_dict(saved)
         return state.step
 
-    def save(self, step: int) -> None:
-        """Commit a checkpoint after `step` steps."""
+    def save(self, step: int, found: dict[str, float]) -> dict[str, float]:
+        """Begin a checkpoint after `step` steps, with what the validation found there; what the step waited."""
+        began = time.perf_counter()
         state = State(
             step=step,
-            epoch=step * self.config.batch // self.task.rows,
+            epoch=step * self.config.batch // sum(source.rows for source in self.task.sources),
             fingerprint=self.run.fingerprint,
             config=self.run.config,
             run_id=tracking.run_id(self.run.folder),
             world=self.ranks.world,
             zero=self.config.zero,
+            figure=self._figure(found),
         )
-        self.checkpoints.save(state, self._write, self.ranks)
+        self.saver.save(state, self._snapshot)
+        return {"checkpoint/waited_ms": 1e3 * (time.perf_counter() - began)}
 
-    def _write(self, folder: Path) -> None:
-        self.main.save(folder / "main")
-        if self.adversary:
-            self.adversary.save(folder / "adversary")
+    def _snapshot(self) -> Files:
+        parts = {"main": self.main.snapshot()} | ({"adversary": self.adversary.snapshot()} if self.adversary else {})
+        files = {f"{part}/{name}": state for part, files in parts.items() for name, state in files.items()}
         if self.task.average and self.ranks.rank == 0:
-            torch.save(self.task.average.state_dict(), folder / "average.pt")
+            files["average.pt"] = on_host(self.task.average.state_dict())
+        return files
+
+    def is_best(self, found: dict[str, float]) -> bool:
+        """Whether the figure of `config.best` is the lowest so far; rank 0 decides for all."""
+        figure = self._figure(found)
+        better = self.ranks.gather(figure is not None and figure < self.best)[0]
+        if better and figure is not None:
+            self.best = figure
+        return bool(better)
+
+    def _figure(self, found: dict[str, float]) -> float | None:
+        figure = found.get(self.config.best, math.nan)
+        return figure if math.isfinite(figure) else None
 
     def validate(self, step: int) -> dict[str, float]:
-        """The task's own view of the averaged weights; pictures go to the run's folder."""
+        """The task's own view of the averaged weights; its files go to the run's folder."""
         with self.averaged(), torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.bf16):
             found = self.task.validate(step)
         if self.ranks.rank == 0:
-            for name, image in found.images.items():
-                _write_png(self.run.folder / "artifacts" / "samples" / f"{name}-{step:08d}.png", image)
+            self._write_files(step, found.files)
+        self.arithmetic.stale = True  # a stage may have another step by now
         return found.metrics
+
+    def _write_files(self, step: int, files: dict[str, Callable[[Path], object]]) -> None:
+        folder = self.run.folder / "artifacts" / "samples"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, write in files.items():
+                write(folder / f"{Path(name).stem}-{step:08d}{Path(name).suffix}")
+        except (OSError, ValueError) as error:  # a full disk: the training does not need them
+            log.warning("what the validation of step %d shows could not be written: %s", step, error)
 
     def export(self) -> None:
         """Write the finished model below the run's folder."""
@@ -301,7 +355,7 @@ def _batches(task: Task, config: LoopConfig, first: int, ranks: TorchRanks) -> I
     """(step, this rank's micro-batches), built one step ahead."""
 
     def build(step: int) -> list[Any]:
-        samples = feed.global_batch(config.seed, step, config.batch, task.rows)
+        samples = feed.mixed_batch(config.seed, step, config.batch, task.sources)
         return [task.batch(part) for part in feed.rank_slice(samples, ranks.rank, ranks.world, config.accumulate)]
 
     return feed.ahead(build, range(first, config.steps))
@@ -309,12 +363,3 @@ def _batches(task: Task, config: LoopConfig, first: int, ranks: TorchRanks) -> I
 
 def _due(done: int, every: int, config: LoopConfig) -> bool:
     return done % every == 0 or done == config.steps
-
-
-def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    import cv2
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())
-    temporary.replace(path)

@@ -20,7 +20,7 @@ from xnemo_platform.trainer import Place
 
 
 def loop(**changes) -> dict:
-    every = {"save_every": 2, "log_every": 2, "validate_every": 3}
+    every = {"save_every": 2, "log_every": 2, "validate_every": 3, "best": ""}
     return {"steps": 6, "batch": 8, "lr": 1e-2, "keep": 5} | every | changes
 
 
