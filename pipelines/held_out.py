@@ -39,7 +39,7 @@ def losses(stage: Stage, batch: PairBatch | ClipBatch, seed: int) -> dict[str, f
 
 @torch.no_grad()
 def gaps(stage: Stage, batch: PairBatch | ClipBatch, seed: int) -> dict[str, float]:
-    """ "gap_motion_<time>" and "gap_identity_<time>" of the batch, by thousandths of the schedule; {} for one sample."""
+    """ "gap_motion_<time>" and "gap_identity_<time>" of the batch, in thousandths of the schedule; {} for one alone."""
     if len(batch.ids) < 2:
         return {}
     clean, reference, context = latents(stage, batch)

@@ -7,7 +7,7 @@ same folder. `recipe` is what the stage does, `loop` how it is run.
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -41,6 +41,8 @@ from xnemo_platform.trainer import Place, fit
 if TYPE_CHECKING:
     from xnemo.synthetic.cross_pairs import CrossPairs
 
+Kind = Literal["resnets", "attentions", "motion_modules", "temporal_modules"]
+Recomputed = Literal["reference_net", "denoiser", Kind]
 SHAPES = {"small": ModelConfig.small, "sd15": ModelConfig.sd15}
 FITTING_FRAMES = 2048
 HELD_OUT_SPLITS = ("val", "test")
@@ -62,8 +64,9 @@ class TrainConfig(Config):
     loop: LoopConfig
     experiment: str = "xnemo"
     average: float = Field(default=0.9999, ge=0, lt=1)  # decay of the weight average; 0 keeps none
-    checkpointing: tuple[Literal["reference_net", "denoiser"], ...] = ()
-    """Networks whose activations are recomputed in the backward pass, block by block: less memory, a third slower."""
+    checkpointing: tuple[Recomputed, ...] = ()
+    """What is recomputed in the backward pass instead of kept, so that memory is saved for time: a whole network, block
+    by block (a third slower), or one kind of block in both."""
     compile: bool = False
     """torch.compile of the two networks: a minute or more at the start, then faster steps (needs a C++ compiler)."""
     frame_size: int = Field(default=512, ge=32)  # frames are decoded to this size
@@ -193,8 +196,7 @@ class StageTask:
             self.store = ClipStore(data, "train", config.frame_size, budget, frames, codec_key(model))
         torch.manual_seed(config.loop.seed)  # what a stage adds is a function of the seed, so equal on all ranks
         self.stage = build_stage(model, config.stage, config.recipe).to(self.device)
-        for name in config.checkpointing:
-            getattr(model, name).checkpointing = True
+        recompute(model, config.checkpointing)
         if config.compile:
             for network in (model.reference_net, model.denoiser):
                 network.compile()
@@ -263,6 +265,13 @@ class StageTask:
     def export(self, folder: Path) -> None:
         """The whole model as a folder that `xnemo.load` reads."""
         weights.save(self.stage.model, folder)
+
+
+def recompute(model: XNeMo, names: tuple[Recomputed, ...]) -> None:
+    """Make the networks recompute what `names` says."""
+    kinds = frozenset(names) & frozenset(get_args(Kind))
+    model.reference_net.checkpointing = frozenset({"resnets", "attentions"}) if "reference_net" in names else kinds
+    model.denoiser.checkpointing = frozenset({"positions"}) if "denoiser" in names else kinds
 
 
 def _has(uri: str, split: str, frames: int) -> bool:

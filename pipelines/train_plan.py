@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipelines.train import TrainConfig
+from pipelines.train import TrainConfig, recompute
 from xnemo import weights
 from xnemo.codec import VaeCodec
 from xnemo.config import ModelConfig
@@ -108,8 +108,7 @@ def _stage(config: TrainConfig) -> Stage:
         shape = ModelConfig.model_validate_json((Path(config.start) / weights.CONFIG).read_text())
     assert shape
     stage = build_stage(XNeMo(shape), config.stage, config.recipe)
-    for name in config.checkpointing:
-        getattr(stage.model, name).checkpointing = True
+    recompute(stage.model, config.checkpointing)
     return stage
 
 

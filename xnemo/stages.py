@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from xnemo import losses as loss
@@ -58,9 +59,18 @@ class StageConfig(Strict):
     snr_gamma: float = 0.0  # min-SNR weighting; 0 is eq. 1
     noise_draws_per_pair: int = 1  # noisy versions of a pair per step; encoder and reference net run once
     backbone: Literal["frozen", "refnet", "joint"] = "frozen"  # what the motion stage trains beside motion
+    encoder: Literal["trained", "frozen"] = (
+        "trained"  # frozen: f_mot stays, without a GAN head ("w/o e2e")
+    )
     warmup_samples: int = 0  # motion stage: samples for which the GAN head trains the encoder alone
     augment: AugmentConfig = AugmentConfig()
     gan: GanLossConfig = GanLossConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.encoder == "frozen" and self.gan.weight > 0:
+            raise ValueError("with encoder=frozen the GAN head would train nothing that is used: set gan.weight=0")
+        return self
 
 
 class Stage(nn.Module):
@@ -86,16 +96,17 @@ class Stage(nn.Module):
     def groups(self) -> list[dict[str, Any]]:
         """Optimizer groups {"name", "params", "lr_scale", ...}: exactly what this stage trains, D apart."""
         denoiser, motion_encoder = self.model.denoiser, self.model.motion_encoder
-        inserted = (".motion_modules.", ".temporal_modules.")
-        backbone = _group("denoiser", denoiser, lambda n: not any(part in n for part in inserted))
+        motion, temporal = ("motion_modules.", "motion_map."), "temporal_modules."
+        backbone = _group("denoiser", denoiser, lambda n: not any(part in n for part in (*motion, temporal)))
         reference = _group("reference_net", self.model.reference_net)
         if self.name == "appearance":
             return [backbone, reference]
         if self.name == "temporal":
-            return [_group("temporal_modules", denoiser, lambda n: inserted[1] in n)]
+            return [_group("temporal_modules", denoiser, lambda n: temporal in n)]
+        whole = self.config.encoder == "trained"
         groups = [
-            _group("motion_encoder", motion_encoder),
-            _group("motion_modules", denoiser, lambda n: inserted[0] in n),
+            _group("motion_encoder", motion_encoder, lambda n: whole or not n.startswith("model.")),
+            _group("motion_modules", denoiser, lambda n: any(part in n for part in motion)),
         ]
         if self.gan is not None:
             gan = self.config.gan
