@@ -59,9 +59,7 @@ class StageConfig(Strict):
     snr_gamma: float = 0.0  # min-SNR weighting; 0 is eq. 1
     noise_draws_per_pair: int = 1  # noisy versions of a pair per step; encoder and reference net run once
     backbone: Literal["frozen", "refnet", "joint"] = "frozen"  # what the motion stage trains beside motion
-    encoder: Literal["trained", "frozen"] = (
-        "trained"  # frozen: f_mot stays, without a GAN head ("w/o e2e")
-    )
+    encoder: Literal["trained", "frozen"] = "trained"  # frozen: f_mot stays, without a GAN head ("w/o e2e")
     warmup_samples: int = 0  # motion stage: samples for which the GAN head trains the encoder alone
     augment: AugmentConfig = AugmentConfig()
     gan: GanLossConfig = GanLossConfig()
