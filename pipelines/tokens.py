@@ -21,9 +21,10 @@ from xnemo.tokens.vqvae import MotionTokenizer, TokenizerConfig, code_report
 from xnemo.tokens.weights import load_tokenizer, save_generator, save_tokenizer
 from xnemo_platform import manifest
 from xnemo_platform.config import Config, build
-from xnemo_platform.engine import MAY_CHANGE, LoopConfig, Validation
+from xnemo_platform.engine import Validation
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.feed import Sample, Source
+from xnemo_platform.loop import MAY_CHANGE, LoopConfig
 from xnemo_platform.settings import settings
 from xnemo_platform.tracking import Tracker
 from xnemo_platform.trainee import Group
@@ -131,6 +132,9 @@ class TokenizerTask:
         usable = [(clip.f_mot, len(clip.f_mot) // shape.factor * shape.factor) for clip in held_out]
         self.unseen = [f_mot[:frames] for f_mot, frames in usable if frames]
 
+    def flops(self, step: int) -> float:
+        return 0.0
+
     def batch(self, samples: list[Sample]) -> Tensor:
         ids = torch.tensor([sample.id for sample in samples])
         starts = Draw(self.config.loop.seed, ids).uniform("start")
@@ -191,6 +195,9 @@ class GeneratorTask:
             {"params": decayed},
             {"params": [p for p in self.net.parameters() if p.ndim < 2], "weight_decay": 0.0},
         ]
+
+    def flops(self, step: int) -> float:
+        return 0.0
 
     def batch(self, samples: list[Sample]) -> tuple[TokenBatch, Draw]:
         ids = torch.tensor([sample.id for sample in samples])

@@ -7,10 +7,9 @@ same folder. `recipe` is what the stage does, `loop` how it is run.
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from pipelines import held_out
@@ -19,20 +18,19 @@ from pipelines.latents import codec_key
 from pipelines.models import locate
 from pipelines.redraw import contact_sheet, film, redraw
 from pipelines.shards import ClipReader
+from pipelines.train_config import MAY_DIFFER, Kind, Recomputed, TrainConfig
 from xnemo import weights
 from xnemo.batch import ClipBatch, PairBatch, to_unit
 from xnemo.codec import PatchCodec
-from xnemo.config import ModelConfig
 from xnemo.draw import Draw
 from xnemo.ema import Ema
 from xnemo.fresh import align
 from xnemo.media.images import write_image
 from xnemo.media.writing import write_video
 from xnemo.model import XNeMo
-from xnemo.stages import Stage, StageConfig, StageName, build_stage
-from xnemo_platform.config import Config
+from xnemo.stages import Stage, build_stage
 from xnemo_platform.config import build as build_config
-from xnemo_platform.engine import MAY_CHANGE, LoopConfig, Validation
+from xnemo_platform.engine import Validation
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.feed import Sample, Source
 from xnemo_platform.trainee import Group, TorchRanks
@@ -41,88 +39,9 @@ from xnemo_platform.trainer import Place, fit
 if TYPE_CHECKING:
     from xnemo.synthetic.cross_pairs import CrossPairs
 
-Kind = Literal["resnets", "attentions", "motion_modules", "temporal_modules"]
-Recomputed = Literal["reference_net", "denoiser", Kind]
-SHAPES = {"small": ModelConfig.small, "sd15": ModelConfig.sd15}
 FITTING_FRAMES = 2048
 HELD_OUT_SPLITS = ("val", "test")
-MIN_SHARE = 0.001
 FPS = 25.0  # of every data set
-
-
-class TrainConfig(Config):
-    """One stage's training."""
-
-    stage: StageName
-    dataset: str  # folder (URI) of shards
-    mix: dict[str, float] = Field(default_factory=dict)
-    """Further data sets, each with its share of all samples; `dataset` has the rest."""
-    output: str  # the run's folder, on storage that all nodes share; the same folder continues the run
-    start: str | None = None  # model to start from: folder or models:/<name>@<alias>
-    model: ModelConfig | None = None  # or fresh weights of this shape; "small" and "sd15" name two
-    recipe: StageConfig = StageConfig()
-    loop: LoopConfig
-    experiment: str = "xnemo"
-    average: float = Field(default=0.9999, ge=0, lt=1)  # decay of the weight average; 0 keeps none
-    checkpointing: tuple[Recomputed, ...] = ()
-    """What is recomputed in the backward pass instead of kept, so that memory is saved for time: a whole network, block
-    by block (a third slower), or one kind of block in both."""
-    compile: bool = False
-    """torch.compile of the two networks: a minute or more at the start, then faster steps (needs a C++ compiler)."""
-    frame_size: int = Field(default=512, ge=32)  # frames are decoded to this size
-    latents: bool = False  # train on what `xnemo data latents` cached with the codec of `start`
-    cache_gb: float = Field(default=4.0, ge=0)  # decoded frames kept by each worker
-    min_gap: int = Field(default=1, ge=1)  # frames between the two of a pair
-    clip_frames: int = Field(default=24, ge=2)  # temporal stage
-    validation_clips: int = Field(default=6, ge=1)
-    validation_steps: int = Field(default=8, ge=1)  # DDIM
-    validation_frames: int = Field(default=12, ge=2)  # of the short video of the motion stage
-    drawn_pairs: int = Field(default=0, ge=0)  # for models of drawn heads: pairs with known truth whose gaps are told
-    dataset_digest: str = ""  # version of the data and of the start; filled in, or pinned by hand
-    start_digest: str = ""
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _shape(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if value not in SHAPES:
-                raise ValueError(f"no model shape of that name; write {' or '.join(SHAPES)}, or the keys themselves")
-            return SHAPES[value]()
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TrainConfig":
-        if (self.start is None) == (self.model is None):
-            raise ValueError("give either start (a model to continue from) or model (the shape of a fresh one)")
-        if self.mix and not all(MIN_SHARE <= share < 1 for share in self.shares.values()):
-            raise ValueError(
-                f"mix gives each further data set its share of the samples, from {MIN_SHARE} on, and leaves as much "
-                f"for dataset; as it stands the shares are {self.shares}"
-            )
-        if "://" in self.output:
-            raise ValueError("output must be a path on storage that all nodes share; only data may be a URI")
-        return self
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """All data sets and their shares of the samples, in a fixed order."""
-        return {self.dataset: 1 - sum(self.mix.values())} | dict(sorted(self.mix.items()))
-
-
-MAY_DIFFER = [f"loop.{key}" for key in MAY_CHANGE] + [
-    "cache_gb",
-    "experiment",
-    "dataset",
-    "start",
-    "latents",
-    "validation_clips",
-    "validation_steps",
-    "validation_frames",
-    "drawn_pairs",
-    "checkpointing",
-    "compile",
-]
-"""Keys a resumed run may change. Data and start may move: their digests may not. Latents are the same numbers."""
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -205,8 +124,18 @@ class StageTask:
         self.module = _Losses(self.stage, config.loop.seed)
         trained = [p for group in self.groups for p in group["params"]]
         self.average = Ema(trained, config.average) if config.average else None
+        self.counted: dict[bool, float] = {}
         self.held_out, self.shown = self._held_out()
         self.drawn = self._drawn_pairs()
+
+    def flops(self, step: int) -> float:
+        """Of one sample in the step after so many, as the plan counts them."""
+        from pipelines.train_plan import flops  # which reads this module
+
+        warm = self.config.stage == "motion" and step * self.config.loop.batch <= self.config.recipe.warmup_samples
+        if warm not in self.counted:
+            self.counted[warm] = flops(self.config, warm)
+        return self.counted[warm]
 
     def batch(self, samples: list[Sample]) -> PairBatch | ClipBatch:
         """The batch of these samples on the device."""

@@ -12,100 +12,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from xnemo_platform import feed, tracking
 from xnemo_platform.checkpoint import Checkpoints, State, require_same
-from xnemo_platform.config import Config, diff
+from xnemo_platform.config import diff
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.loop import LoopConfig, lr_factor
 from xnemo_platform.mirror import Mirror
-from xnemo_platform.profiling import Profile, profiled
+from xnemo_platform.profiling import profiled
 from xnemo_platform.progress import Progress
 from xnemo_platform.saving import Files, Saver, on_host
-from xnemo_platform.spans import Arithmetic, Spans
-from xnemo_platform.trainee import Group, TorchRanks, Trainee, gathered, machine
+from xnemo_platform.spans import Spans, measured_peak
+from xnemo_platform.trainee import Group, TorchRanks, Trainee, gathered
 
 log = logging.getLogger(__name__)
-
-
-class LoopConfig(Config):
-    """Numbers of one training that do not depend on what is trained."""
-
-    steps: int = Field(gt=0)
-    batch: int = Field(gt=0)  # global: over all workers and accumulation steps
-    accumulate: int = Field(default=1, gt=0)
-    lr: float = Field(default=1e-5, gt=0)
-    warmup: int = Field(default=1, ge=0)  # steps of linear rise
-    schedule: Literal["constant", "cosine"] = "constant"
-    lr_final: float = Field(default=0.1, ge=0, le=1)  # where the cosine ends, as a part of lr
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    clip: float = Field(default=1.0, gt=0)
-    bad_steps: int = Field(default=3, ge=0)  # non-finite steps in a row that are skipped before the run stops
-    seed: int = Field(default=0, ge=0)
-    workers: int = Field(default=1, gt=0)
-    zero: Literal[0, 1, 2, 3] = 0
-    offload: bool = False  # optimizer states in host memory (ZeRO 2 and 3)
-    deepspeed: dict[str, Any] | None = None  # of a kind of machine (infra/deepspeed), or the path of its JSON file
-    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs, one a worker, if the cluster has any
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU
-    cpus: float = Field(default=1.0, gt=0)  # logical CPUs of one worker
-    threads: int = Field(default=1, gt=0)  # torch threads of one worker
-    max_failures: int = Field(default=2, ge=0)  # restarts after a lost worker
-    log_every: int = Field(default=10, gt=0)
-    save_every: int = Field(default=500, gt=0)
-    validate_every: int = Field(default=500, gt=0)
-    keep: int = Field(default=2, gt=0)  # newest checkpoints; the best is kept beside them
-    best: str = "validation/loss"  # the figure whose lowest value makes a checkpoint the best
-    mirror: str | None = None  # URI where every committed checkpoint is copied to, and looked for
-    profile: Profile | None = None  # steps that are traced: {start: 100, steps: 3}
-    peak_tflops: float | None = Field(default=None, gt=0)  # of one worker, for MFU; none: what a large product reaches
-
-    @model_validator(mode="before")
-    @classmethod
-    def _machine(cls, data: Any) -> Any:
-        """The machine's file says the ZeRO stage and the offloading; said twice, they must agree."""
-        if not isinstance(data, dict) or data.get("deepspeed") is None:
-            return data
-        given = machine(data["deepspeed"])
-        zero = given["zero_optimization"]
-        said = {"zero": zero.get("stage", 0), "offload": "offload_optimizer" in zero}
-        for key, value in said.items():
-            if data.get(key, value) != value:
-                raise ValueError(f"{key} is {data[key]} here and {value} in the deepspeed file; leave out one")
-        return data | said | {"deepspeed": given}
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "LoopConfig":
-        feed.micro_batch(self.batch, self.workers, self.accumulate)
-        if self.offload and self.zero < 2:
-            raise ValueError("offload needs zero 2 or 3")
-        return self
-
-
-MAY_CHANGE = (
-    "workers",
-    "device",
-    "accumulate",
-    "cpus",
-    "threads",
-    "max_failures",
-    "log_every",
-    "save_every",
-    "validate_every",
-    "keep",
-    "best",
-    "mirror",
-    "profile",
-    "peak_tflops",
-    "bad_steps",
-    "deepspeed",  # its absence; what a file says is compared key by key
-)
-"""Keys of `LoopConfig` that a resumed run may change: they move no weight (up to rounding)."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +58,9 @@ class Task(Protocol):
     adversary_groups: list[Group]
     average: Average | None
     sources: Sequence[feed.Source]  # of the training data
+
+    def flops(self, step: int) -> float:
+        """Floating-point operations of one sample, forward and backward, in the step; 0 where nobody counted them."""
 
     def batch(self, samples: list[feed.Sample]) -> Any:
         """The batch of these samples, on the device. Called in another thread; depends on nothing else."""
@@ -164,7 +91,7 @@ def train(task: Task, config: LoopConfig, run: Run) -> dict[str, float]:
     loop = _Loop(task, config, run, ranks)
     first = loop.resume()
     found = loop.validate(first) if first == config.steps else {}
-    progress = Progress(config, first, ranks, loop.spans, loop.arithmetic, run.folder)
+    progress = Progress(config, first, ranks, loop.spans, run.folder)
     with loop.saver, tracking.Outbox(run.folder, active=ranks.rank == 0) as outbox:
         for step, batches in profiled(_batches(task, config, first, ranks), config.profile, run.folder, ranks.rank):
             progress.loaded()
@@ -172,10 +99,11 @@ def train(task: Task, config: LoopConfig, run: Run) -> dict[str, float]:
             done = step + 1
             progress.stepped(done, losses, norms)
             if _due(done, config.log_every, config):
-                outbox.metrics(done, progress.metrics())
+                outbox.metrics(done, progress.metrics() | loop.utilisation(done, progress.step_s))
             if validated := _due(done, config.validate_every, config):
                 outbox.metrics(done, found := loop.validate(done))
-            if _due(done, config.save_every, config) or (validated and loop.is_best(found)):
+            better = validated and loop.is_best(found)
+            if better or _due(done, config.save_every, config):
                 outbox.metrics(done, loop.save(done, found if validated else {}))
             progress.paused()
     loop.export()
@@ -189,7 +117,7 @@ class _Loop:
         device = next(task.module.parameters()).device
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self.task, self.config, self.run, self.ranks, self.device = task, config, run, ranks, device
-        self.spans, self.arithmetic = Spans(device), Arithmetic(device, self.bf16, config.peak_tflops)
+        self.spans = Spans(device)
         self.main = Trainee(task.module, task.groups, config, ranks.world, self.bf16, self.spans)
         self.adversary = (
             Trainee(task.adversary, task.adversary_groups, config, ranks.world, self.bf16, self.spans)
@@ -199,13 +127,12 @@ class _Loop:
         mirror = Mirror(config.mirror) if config.mirror else None
         self.checkpoints = Checkpoints(run.folder / "checkpoints", config.keep, mirror)
         self.saver = Saver(self.checkpoints, ranks.apart())
-        self.bad, self.best = 0, math.inf
+        self.bad, self.best, self.peak = 0, math.inf, 1e12 * (config.peak_tflops or 0.0)
 
     def update(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
         """One optimizer step of each module over the micro-batches, and the average after it; losses (means) and
         gradient norms."""
-        with self.arithmetic.counting():
-            losses, norms = self._step(step, batches)
+        losses, norms = self._step(step, batches)
         self._guard(step, losses, norms)
         if self.task.average:
             with self.spans.part("average"), gathered(self.main.params):
@@ -300,13 +227,20 @@ class _Loop:
         figure = found.get(self.config.best, math.nan)
         return figure if math.isfinite(figure) else None
 
+    def utilisation(self, step: int, seconds: float) -> dict[str, float]:
+        """The arithmetic of a step that took so long, and the part of the worker's peak that it is (MFU)."""
+        flops = self.task.flops(step) * self.config.batch / self.ranks.world
+        if not flops or self.ranks.rank:
+            return {}
+        self.peak = self.peak or measured_peak(self.device, self.bf16)
+        return {"tflops_per_worker": flops / seconds / 1e12, "mfu": flops / seconds / self.peak}
+
     def validate(self, step: int) -> dict[str, float]:
         """The task's own view of the averaged weights; its files go to the run's folder."""
         with self.averaged(), torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.bf16):
             found = self.task.validate(step)
         if self.ranks.rank == 0:
             self._write_files(step, found.files)
-        self.arithmetic.stale = True  # a stage may have another step by now
         return found.metrics
 
     def _write_files(self, step: int, files: dict[str, Callable[[Path], object]]) -> None:
@@ -339,16 +273,6 @@ class _Loop:
         finally:
             with gathered(self.main.params, write=True):
                 swap.__exit__(None, None, None)
-
-
-def lr_factor(config: LoopConfig, step: int) -> float:
-    """The learning rate of a step as a part of the configured one: linear rise, then constant or cosine."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return 1.0
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _batches(task: Task, config: LoopConfig, first: int, ranks: TorchRanks) -> Iterator[tuple[int, list[Any]]]:

@@ -11,11 +11,11 @@ import psutil
 import torch
 from torch import Tensor
 
-from xnemo_platform.spans import Arithmetic, Spans
+from xnemo_platform.spans import Spans
 from xnemo_platform.trainee import TorchRanks
 
 if TYPE_CHECKING:
-    from xnemo_platform.engine import LoopConfig
+    from xnemo_platform.loop import LoopConfig
 
 LINE_EVERY_S = 5.0
 
@@ -23,11 +23,9 @@ LINE_EVERY_S = 5.0
 class Progress:
     """Collects the numbers of the steps since the last record. Only rank 0 prints."""
 
-    def __init__(
-        self, config: "LoopConfig", first: int, ranks: TorchRanks, spans: Spans, arithmetic: Arithmetic, folder: Path
-    ):
-        self.config, self.ranks, self.first = config, ranks, first
-        self.spans, self.arithmetic, self.folder = spans, arithmetic, folder
+    def __init__(self, config: "LoopConfig", first: int, ranks: TorchRanks, spans: Spans, folder: Path):
+        self.config, self.ranks, self.first, self.spans, self.folder = config, ranks, first, spans, folder
+        self.step_s = 0.0  # of the steps of the last record, waiting for data included
         self.last: dict[str, float] = {}
         self.started = self.told = self.mark = time.perf_counter()
         if ranks.rank == 0 and first:
@@ -62,17 +60,15 @@ class Progress:
     def metrics(self) -> dict[str, float]:
         """Means since the last call, over steps and ranks. Every rank calls this at the same steps."""
         means = self.ranks.mean({name: total.cpu() / self.steps for name, total in self.sums.items()})
-        step = (self.waiting + self.working) / self.steps
+        self.step_s = (self.waiting + self.working) / self.steps
         parts = {f"time/{name}_ms": 1e3 * spent / self.steps for name, spent in self.spans.seconds().items()}
         self.last = (
             means
             | parts
             | {
-                "samples_per_s": self.config.batch / step,
-                "time/step_ms": 1e3 * step,
+                "samples_per_s": self.config.batch / self.step_s,
+                "time/step_ms": 1e3 * self.step_s,
                 "time/waiting_for_data_ms": 1e3 * self.waiting / self.steps,
-                "tflops_per_worker": self.arithmetic.flops / step / 1e12,
-                "mfu": self.arithmetic.utilisation(step),
             }
             | _system(self.folder)
         )

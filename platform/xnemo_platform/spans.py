@@ -1,35 +1,14 @@
-"""Where the time of a training step goes, and how much arithmetic it is: what the speed of a run is judged by."""
+"""Where the time of a training step goes, and what its device could do: what the speed of a run is judged by."""
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-Size = torch.Size
 PEAK_SIZE = {"cpu": 512, "cuda": 8192}  # of the square matrices whose product measures a device
 PEAK_RUNS = 5
-
-
-def _attention(q: Size, k: Size, v: Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def _attention_backward(grad: Size, q: Size, k: Size, v: Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, q, k, v)
-
-
-ATTENTION = {  # the CPU's fused attention, which torch's own table leaves out
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-def counter() -> FlopCounterMode:
-    """Counts the floating-point operations of what runs inside the block."""
-    return FlopCounterMode(display=False, custom_mapping=ATTENTION)
 
 
 class Spans:
@@ -69,29 +48,6 @@ class Spans:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
-
-
-class Arithmetic:
-    """FLOPs of one step of this rank, counted now and then (`counting`), and the peak they are held against."""
-
-    def __init__(self, device: torch.device, bf16: bool, peak_tflops: float | None):
-        self.device, self.bf16, self.given = device, bf16, peak_tflops
-        self.flops, self.stale = 0.0, True
-        self._peak = 1e12 * peak_tflops if peak_tflops else 0.0
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Counts the step inside the block, if it has not been counted since `stale` was set; else costs nothing."""
-        mode: AbstractContextManager[Any] = counter() if self.stale else nullcontext()
-        with mode as counted:
-            yield
-        if counted is not None:
-            self.flops, self.stale = float(counted.get_total_flops()), False
-
-    def utilisation(self, seconds: float) -> float:
-        """The part of the device's peak that a step of that many seconds reached (MFU; recomputed work counts)."""
-        self._peak = self._peak or measured_peak(self.device, self.bf16)
-        return self.flops / (seconds * self._peak)
 
 
 def measured_peak(device: torch.device, bf16: bool) -> float:

@@ -24,7 +24,7 @@ from xnemo_platform.saving import Files
 from xnemo_platform.spans import Spans
 
 if TYPE_CHECKING:
-    from xnemo_platform.engine import LoopConfig
+    from xnemo_platform.loop import LoopConfig
 
 MACHINE = ("zero_optimization", "communication_data_type", "prescale_gradients")
 """Sections of DeepSpeed's config that depend on the machine, not on the training."""

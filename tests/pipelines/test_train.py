@@ -10,7 +10,8 @@ import torch
 
 from pipelines import shards
 from pipelines.clip_store import ClipStore, decode
-from pipelines.train import MAY_DIFFER, StageTask, TrainConfig, _pinned
+from pipelines.train import StageTask, _pinned
+from pipelines.train_config import MAY_DIFFER, TrainConfig
 from xnemo import weights
 from xnemo.media.video import read_frames
 from xnemo.synthetic.geometry import face_boxes

@@ -14,9 +14,9 @@ from toy_task import ToyConfig, ToyTask, exported
 
 from xnemo_platform.checkpoint import COMMIT
 from xnemo_platform.config import build
-from xnemo_platform.engine import MAY_CHANGE, LoopConfig, Run, lr_factor, train
+from xnemo_platform.engine import Run, train
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.spans import Arithmetic
+from xnemo_platform.loop import MAY_CHANGE, LoopConfig, lr_factor
 from xnemo_platform.trainee import gathered
 from xnemo_platform.trainer import Place
 
@@ -205,11 +205,11 @@ def test_tracing_changes_no_weight_and_may_be_asked_for_at_any_time(tmp_path):
     assert "profile" in MAY_CHANGE
 
 
-def test_the_arithmetic_of_a_step_is_counted():
-    layer, x = torch.nn.Linear(16, 32), torch.randn(8, 16)
-    arithmetic = Arithmetic(torch.device("cpu"), bf16=False, peak_tflops=1.0)
-    for _ in range(2):  # counted once
-        with arithmetic.counting():
-            layer(x).sum().backward()
-    assert arithmetic.flops == 2 * (2 * 8 * 16 * 32)  # forward, and the weights' gradient
-    assert arithmetic.utilisation(1e-3) == arithmetic.flops / 1e-3 / 1e12
+def test_the_peak_that_is_given_is_what_a_step_is_held_against(tmp_path):
+    run(tmp_path, peak_tflops=1e-3)
+    lines = map(json.loads, filter(None, (tmp_path / "outbox.jsonl").read_text().splitlines()))
+    told = [line["metrics"] for line in lines if "mfu" in line["metrics"]]
+    assert len(told) == 3
+    for each in told:
+        assert each["tflops_per_worker"] == pytest.approx(1000 * each["samples_per_s"] / 1e12)
+        assert each["mfu"] == pytest.approx(each["tflops_per_worker"] / 1e-3)

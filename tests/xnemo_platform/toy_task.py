@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from xnemo_platform.config import Config
-from xnemo_platform.engine import LoopConfig, Validation
+from xnemo_platform.engine import Validation
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.feed import Sample, Source
+from xnemo_platform.loop import LoopConfig
 from xnemo_platform.trainer import Place
 
 
@@ -97,6 +98,9 @@ class ToyTask:
         self.y = self.x.sum(1, keepdim=True)
         self.poison: set[int] = set()  # steps whose batch is not finite, on the last rank only
         self.seen: list[int] = []
+
+    def flops(self, step: int) -> float:
+        return 1000.0
 
     def batch(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
         step = samples[0].id // self.config.loop.batch
