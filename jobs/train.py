@@ -14,7 +14,7 @@ from jobs.data import absolute, show
 from xnemo_platform.errors import PlatformError
 
 if TYPE_CHECKING:
-    from pipelines.train import TrainConfig
+    from pipelines.train_config import TrainConfig
 
 STAGES = ("appearance", "motion", "temporal")
 EXAMPLES = """\
@@ -46,7 +46,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def stage(arguments: argparse.Namespace) -> int:
-    from pipelines.train import TrainConfig, train
+    from pipelines.train import train
+    from pipelines.train_config import TrainConfig
     from xnemo_platform.config import load_config
 
     flags = [f"stage={arguments.what}", *_places(arguments, dataset="dataset", output="output")]

@@ -49,14 +49,15 @@ class _Entry:
 class ClipStore:
     """The clips of one split with at least `min_frames` frames, as uint8 RGB of `size` × `size`.
 
-    `len` counts them; a row is an index among them. Raises PlatformError if there are none. With the key of
-    `latents`, batches bring what is cached beside the data instead of whole frames. With a `view`, all frames of
-    a sample are cut by the square around its reference's face, as a portrait is when it is animated, to that size.
+    `len` counts them; a row is an index among them, through one data set after the other where `uri` names several
+    (`sizes` says how many are of each). Raises PlatformError if one has none. With the key of `latents`, batches bring
+    what is cached beside the data instead of whole frames. With a `view`, all frames of a sample are cut by the square
+    around its reference's face, as a portrait is when it is animated, to that size.
     """
 
     def __init__(
         self,
-        uri: str,
+        uri: str | Sequence[str],
         split: str | None,
         size: int,
         budget: int,
@@ -64,23 +65,26 @@ class ClipStore:
         latents: str | None = None,
         view: int = 0,
     ):
-        self.reader, self.size, self.budget = ClipReader(uri, split), size, budget
-        self.view = view
-        self.latents = LatentReader(uri, latents, split) if latents else None
-        if self.latents and (made := self.latents.about["frame_size"]) != size:
-            raise PlatformError(f"{self.latents.uri} shows frames of {made} px: set frame_size={made}, or cache anew.")
-        lengths = self.reader.table(["n_frames"])["n_frames"].to_numpy()
-        self.index = np.flatnonzero(lengths >= min_frames)
-        if not len(self.index):
-            longest = f", the longest of {lengths.max()} frames" if len(lengths) else ""
-            raise PlatformError(
-                f"{uri}: split {split!r} has {len(lengths)} clips{longest}, but training needs "
-                f"{min_frames} frames of one; ingest more or longer clips."
-            )
+        self.size, self.budget, self.view = size, budget, view
+        uris = [uri] if isinstance(uri, str) else list(uri)
+        self.readers = [ClipReader(one, split) for one in uris]
+        self.latents = [LatentReader(one, latents, split) for one in uris] if latents else []
+        for reader in self.latents:
+            if (made := reader.about["frame_size"]) != size:
+                raise PlatformError(f"{reader.uri} shows frames of {made} px: set frame_size={made}, or cache anew.")
+        if len({reader.about["face_size"] for reader in self.latents}) > 1:
+            raise PlatformError(f"{', '.join(uris)} were cached with different face_size: cache them anew with one.")
+        found = [_long_enough(reader, min_frames) for reader in self.readers]
+        self.sizes = [len(clips) for clips in found]
+        self.rows = [(number, int(clip)) for number, clips in enumerate(found) for clip in clips]
         self.kept: dict[int, _Entry] = {}
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.rows)
+
+    def frames(self, row: int) -> int:
+        """How many a clip has."""
+        return len(self._entry(row).boxes)
 
     def pairs(self, samples: Sequence[Sample], seed: int, min_gap: int = 1) -> PairBatch:
         """Two different frames of each sample's clip, at least `min_gap` apart where the clip allows it."""
@@ -147,9 +151,10 @@ class ClipStore:
     def _entry(self, row: int) -> _Entry:
         if row in self.kept:
             return self.kept[row]
+        number, index = self.rows[row]
         if self.latents:
-            return self._cached_entry(self.latents, row)
-        clip = self.reader[int(self.index[row])]
+            return self._cached_entry(row, self.readers[number], self.latents[number], index)
+        clip = self.readers[number][index]
         source_size = clip.facts["size"]
         boxes = clip.boxes.astype(np.float64) * (self.size / source_size)
         bytes_needed = len(clip.frames) * 3 * self.size**2
@@ -160,9 +165,8 @@ class ClipStore:
         self.kept[row] = _Entry(boxes, clip.facts["fps"], source_size, images, [])
         return self.kept[row]
 
-    def _cached_entry(self, latents: LatentReader, row: int) -> _Entry:
-        number = int(self.index[row])
-        facts, cached = self.reader.read(number, ["face_boxes", "fps", "size"]), latents.cached(number)
+    def _cached_entry(self, row: int, reader: ClipReader, latents: LatentReader, index: int) -> _Entry:
+        facts, cached = reader.read(index, ["face_boxes", "fps", "size"]), latents.cached(index)
         scale = self.size / facts["size"]
         boxes = np.array(facts["face_boxes"], np.float64) * scale
         cached = replace(cached, squares=cached.squares * scale)
@@ -178,6 +182,19 @@ class ClipStore:
             return entry.images[list(chosen)]
         size = entry.source_size if entry.cached else self.size
         return np.stack([decode(entry.files[i], size, entry.source_size) for i in chosen])
+
+
+def _long_enough(reader: ClipReader, frames: int) -> NDArray[np.int64]:
+    """The clips with at least that many frames; raises PlatformError if there are none."""
+    lengths = reader.table(["n_frames"])["n_frames"].to_numpy()
+    found = np.flatnonzero(lengths >= frames)
+    if not len(found):
+        longest = f", the longest of {lengths.max()} frames" if len(lengths) else ""
+        raise PlatformError(
+            f"{reader.uri}: split {reader.split!r} has {len(lengths)} clips{longest}, but training needs "
+            f"{frames} frames of one; ingest more or longer clips."
+        )
+    return found
 
 
 def around(frames: Images, boxes: Boxes, jitter: NDArray[np.float64], size: int) -> tuple[Images, Boxes]:

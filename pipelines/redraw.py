@@ -1,7 +1,9 @@
-"""What a stage can do so far, seen on held-out clips: redraw their frames, and the loss there.
+"""What a stage can do so far, seen on held-out clips: their frames redrawn, as pictures.
 
 The same denoiser call as in training, with the reference whole and nothing dropped, run down the DDIM steps.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from xnemo.batch import ClipBatch, PairBatch, to_unit
 from xnemo.crops import f_rts, face_crop, square
 from xnemo.draw import Draw
-from xnemo.stages import Stage, diffusion_loss, latents, predict
+from xnemo.stages import Stage, predict
 
 
 def frames_of(batch: PairBatch | ClipBatch) -> tuple[Tensor, Tensor]:
@@ -52,20 +54,6 @@ def redraw(stage: Stage, batch: PairBatch | ClipBatch, steps: int, seed: int) ->
     return model.codec.decode(x.transpose(1, 2).flatten(0, 1)).clamp(-1, 1).unflatten(0, (clips, count))
 
 
-@torch.no_grad()
-def held_out_losses(stage: Stage, batch: PairBatch | ClipBatch, seed: int) -> dict[str, float]:
-    """Eq. 1 on a fixed batch with fixed noise, and how much worse it is with another sample's motion.
-
-    `motion_gain` above zero means that the denoiser uses the motion code.
-    """
-    encoded, motion, draw = latents(stage, batch), motion_tokens(stage, batch), Draw(seed, batch.ids)
-    found = {"loss": float(diffusion_loss(stage, *encoded, motion, draw))}
-    if motion is not None and len(motion) > 1:
-        strange = float(diffusion_loss(stage, *encoded, motion.roll(1, 0), draw))
-        found["motion_gain"] = strange - found["loss"]
-    return found
-
-
 def contact_sheet(batch: PairBatch | ClipBatch, drawn: Tensor) -> NDArray[np.uint8]:
     """Rows of reference | driving frame | redrawn frame, three frames of a clip; uint8 RGB [H,W,3]."""
     frames, _ = frames_of(batch)
@@ -78,3 +66,12 @@ def contact_sheet(batch: PairBatch | ClipBatch, drawn: Tensor) -> NDArray[np.uin
         rows.append(torch.cat([tile.cpu() for tile in tiles], dim=2))
     sheet = torch.cat(rows, dim=1).add(1).mul(127.5).round().clamp(0, 255).byte()
     return sheet.permute(1, 2, 0).contiguous().numpy()
+
+
+def film(batch: ClipBatch, drawn: Tensor) -> Iterator[NDArray[np.uint8]]:
+    """Frames uint8 RGB [H,W,3] of the first clip: reference | driving frame | redrawn frame, side by side."""
+    size = drawn.shape[-1]
+    still, frames = to_unit(batch.reference[:1], size)[0], to_unit(batch.frames[0], size)
+    for frame, made in zip(frames, drawn[0], strict=True):
+        picture = torch.cat([still, frame, made.float()], dim=2).add(1).mul(127.5).round().clamp(0, 255).byte()
+        yield picture.permute(1, 2, 0).cpu().numpy()

@@ -21,9 +21,10 @@ from xnemo.tokens.vqvae import MotionTokenizer, TokenizerConfig, code_report
 from xnemo.tokens.weights import load_tokenizer, save_generator, save_tokenizer
 from xnemo_platform import manifest
 from xnemo_platform.config import Config, build
-from xnemo_platform.engine import MAY_CHANGE, LoopConfig, Validation
+from xnemo_platform.engine import Validation
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.feed import Sample
+from xnemo_platform.feed import Sample, Source
+from xnemo_platform.loop import MAY_CHANGE, LoopConfig
 from xnemo_platform.settings import settings
 from xnemo_platform.tracking import Tracker
 from xnemo_platform.trainee import Group
@@ -119,8 +120,8 @@ class TokenizerTask:
         shape, window = config.tokenizer, config.tokenizer.window
         training, held_out = divided(config.motions)
         self.windows = _Slots([clip.f_mot for clip in training], window, step=1, whole=True)
-        self.rows = len(self.windows)
-        if not self.rows:
+        self.sources = [Source(len(self.windows))]
+        if not len(self.windows):
             raise PlatformError(f"{config.motions}: no clip has {window} frames; lower tokenizer.window")
         _seed(config.loop.seed)
         self.net = MotionTokenizer(shape)
@@ -130,6 +131,9 @@ class TokenizerTask:
         self.groups: list[Group] = [{"params": list(self.net.parameters())}]
         usable = [(clip.f_mot, len(clip.f_mot) // shape.factor * shape.factor) for clip in held_out]
         self.unseen = [f_mot[:frames] for f_mot, frames in usable if frames]
+
+    def flops(self, step: int) -> float:
+        return 0.0
 
     def batch(self, samples: list[Sample]) -> Tensor:
         ids = torch.tensor([sample.id for sample in samples])
@@ -176,7 +180,7 @@ class GeneratorTask:
         self.phases = [_tokenized(tokenizer, self.training, phase) for phase in range(factor)]
         self.slots = _Slots(self.phases[0], shape.max_tokens, step=shape.groups, whole=False)
         self.unseen = _tokenized(tokenizer, self.held_out)
-        self.rows, longest = len(self.slots), max(map(len, self.slots.sequences), default=0)
+        self.sources, longest = [Source(len(self.slots))], max(map(len, self.slots.sequences), default=0)
         if longest < shape.max_tokens:
             raise PlatformError(
                 f"{config.motions}: the longest clip has {longest} tokens, so contexts of "
@@ -191,6 +195,9 @@ class GeneratorTask:
             {"params": decayed},
             {"params": [p for p in self.net.parameters() if p.ndim < 2], "weight_decay": 0.0},
         ]
+
+    def flops(self, step: int) -> float:
+        return 0.0
 
     def batch(self, samples: list[Sample]) -> tuple[TokenBatch, Draw]:
         ids = torch.tensor([sample.id for sample in samples])

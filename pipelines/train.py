@@ -5,96 +5,42 @@ previous stage's model, or from fresh weights whose codec is fitted to the data;
 same folder. `recipe` is what the stage does, `loop` how it is run.
 """
 
+import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from pipelines import held_out
 from pipelines.clip_store import ClipStore
 from pipelines.latents import codec_key
 from pipelines.models import locate
-from pipelines.redraw import contact_sheet, held_out_losses, redraw
+from pipelines.redraw import contact_sheet, film, redraw
 from pipelines.shards import ClipReader
+from pipelines.train_config import MAY_DIFFER, Kind, Recomputed, TrainConfig
 from xnemo import weights
 from xnemo.batch import ClipBatch, PairBatch, to_unit
-from xnemo.codec import PatchCodec
-from xnemo.config import ModelConfig
+from xnemo.codec import ConvCodec, PatchCodec
 from xnemo.draw import Draw
 from xnemo.ema import Ema
 from xnemo.fresh import align
+from xnemo.media.images import write_image
+from xnemo.media.writing import write_video
 from xnemo.model import XNeMo
-from xnemo.stages import Stage, StageConfig, StageName, build_stage
-from xnemo_platform.config import Config
+from xnemo.stages import Stage, build_stage
 from xnemo_platform.config import build as build_config
-from xnemo_platform.engine import MAY_CHANGE, LoopConfig, Validation
+from xnemo_platform.engine import Validation
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.feed import Sample
+from xnemo_platform.feed import Sample, Source
 from xnemo_platform.trainee import Group, TorchRanks
 from xnemo_platform.trainer import Place, fit
 
-SHAPES = {"small": ModelConfig.small, "sd15": ModelConfig.sd15}
-FITTING_FRAMES = 2048
+if TYPE_CHECKING:
+    from xnemo.synthetic.cross_pairs import CrossPairs
+
 HELD_OUT_SPLITS = ("val", "test")
-
-
-class TrainConfig(Config):
-    """One stage's training."""
-
-    stage: StageName
-    dataset: str  # folder (URI) of shards
-    output: str  # the run's folder, on storage that all nodes share; the same folder continues the run
-    start: str | None = None  # model to start from: folder or models:/<name>@<alias>
-    model: ModelConfig | None = None  # or fresh weights of this shape; "small" and "sd15" name two
-    recipe: StageConfig = StageConfig()
-    loop: LoopConfig
-    experiment: str = "xnemo"
-    average: float = Field(default=0.9999, ge=0, lt=1)  # decay of the weight average; 0 keeps none
-    checkpointing: tuple[Literal["reference_net", "denoiser"], ...] = ()
-    """Networks whose activations are recomputed in the backward pass, block by block: less memory, a third slower."""
-    compile: bool = False
-    """torch.compile of the two networks: a minute or more at the start, then faster steps (needs a C++ compiler)."""
-    frame_size: int = Field(default=512, ge=32)  # frames are decoded to this size
-    latents: bool = False  # train on what `xnemo data latents` cached with the codec of `start`
-    cache_gb: float = Field(default=4.0, ge=0)  # decoded frames kept by each worker
-    min_gap: int = Field(default=1, ge=1)  # frames between the two of a pair
-    clip_frames: int = Field(default=24, ge=2)  # temporal stage
-    validation_clips: int = Field(default=6, ge=1)
-    validation_steps: int = Field(default=8, ge=1)  # DDIM
-    dataset_digest: str = ""  # version of the data and of the start; filled in, or pinned by hand
-    start_digest: str = ""
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _shape(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if value not in SHAPES:
-                raise ValueError(f"no model shape of that name; write {' or '.join(SHAPES)}, or the keys themselves")
-            return SHAPES[value]()
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TrainConfig":
-        if (self.start is None) == (self.model is None):
-            raise ValueError("give either start (a model to continue from) or model (the shape of a fresh one)")
-        if "://" in self.output:
-            raise ValueError("output must be a path on storage that all nodes share; only data may be a URI")
-        return self
-
-
-MAY_DIFFER = [f"loop.{key}" for key in MAY_CHANGE] + [
-    "cache_gb",
-    "experiment",
-    "dataset",
-    "start",
-    "latents",
-    "validation_clips",
-    "validation_steps",
-    "checkpointing",
-    "compile",
-]
-"""Keys a resumed run may change. Data and start may move: their digests may not. Latents are the same numbers."""
+FPS = 25.0  # of every data set
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -125,9 +71,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def _pinned(config: TrainConfig) -> TrainConfig:
     """The config with the versions of its inputs in it and its places absolute."""
-    found = {"dataset_digest": ClipReader(config.dataset).digest, "output": str(Path(config.output).resolve())}
-    if "://" not in config.dataset:
-        found["dataset"] = str(Path(config.dataset).resolve())
+    found: dict[str, Any] = {
+        "dataset": _absolute(config.dataset),
+        "mix": {_absolute(uri): share for uri, share in config.mix.items()},
+        "dataset_digest": _digest(config),
+        "output": str(Path(config.output).resolve()),
+    }
     if config.start:
         start = locate(config.start)
         found |= {"start": str(start), "start_digest": weights.sha256(start / weights.DIGESTS)}
@@ -138,23 +87,34 @@ def _pinned(config: TrainConfig) -> TrainConfig:
     return build_config(TrainConfig, config.model_dump() | found)
 
 
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).resolve())
+
+
+def _digest(config: TrainConfig) -> str:
+    """Version of the data: the data set's own, or one of all that are mixed."""
+    digests = [ClipReader(uri).digest for uri in config.shares]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 class StageTask:
     """A stage with its data, as the loop wants it."""
 
     def __init__(self, config: TrainConfig, place: Place):
         self.config, self.device = config, torch.device(place.device)
         frames = config.clip_frames if config.stage == "temporal" else 2
-        self.store = ClipStore(config.dataset, "train", config.frame_size, int(config.cache_gb * 1e9), frames)
-        self.rows = len(self.store)
+        budget, data = int(config.cache_gb * 1e9), list(config.shares)
+        self.store = ClipStore(data, "train", config.frame_size, budget, frames, view=config.view)
+        self.sources = [
+            Source(rows, share) for rows, share in zip(self.store.sizes, config.shares.values(), strict=True)
+        ]
         folder = Path(config.start) if config.start else _fresh(config, self.store, place)
         model = weights.load(folder, device=place.device, dtype=torch.float32)
         if config.latents:
-            budget = int(config.cache_gb * 1e9)
-            self.store = ClipStore(config.dataset, "train", config.frame_size, budget, frames, codec_key(model))
+            self.store = ClipStore(data, "train", config.frame_size, budget, frames, codec_key(model))
         torch.manual_seed(config.loop.seed)  # what a stage adds is a function of the seed, so equal on all ranks
         self.stage = build_stage(model, config.stage, config.recipe).to(self.device)
-        for name in config.checkpointing:
-            getattr(model, name).checkpointing = True
+        recompute(model, config.checkpointing)
         if config.compile:
             for network in (model.reference_net, model.denoiser):
                 network.compile()
@@ -163,7 +123,18 @@ class StageTask:
         self.module = _Losses(self.stage, config.loop.seed)
         trained = [p for group in self.groups for p in group["params"]]
         self.average = Ema(trained, config.average) if config.average else None
-        self.held_out = self._held_out()
+        self.counted: dict[bool, float] = {}
+        self.held_out, self.shown = self._held_out()
+        self.drawn = self._drawn_pairs()
+
+    def flops(self, step: int) -> float:
+        """Of one sample in the step after so many, as the plan counts them."""
+        from pipelines.train_plan import flops  # which reads this module
+
+        warm = self.config.stage == "motion" and step * self.config.loop.batch <= self.config.recipe.warmup_samples
+        if warm not in self.counted:
+            self.counted[warm] = flops(self.config, warm)
+        return self.counted[warm]
 
     def batch(self, samples: list[Sample]) -> PairBatch | ClipBatch:
         """The batch of these samples on the device."""
@@ -175,33 +146,66 @@ class StageTask:
             return store.clips(samples, seed, self.config.clip_frames)
         return store.pairs(samples, seed, self.config.min_gap)
 
-    def _held_out(self) -> PairBatch | ClipBatch:
-        """A fixed batch of identities that are not trained on; of the training's where there are no others."""
-        config, frames = self.config, self.config.clip_frames if self.config.stage == "temporal" else 2
+    def _held_out(self) -> tuple[PairBatch | ClipBatch, ClipBatch | None]:
+        """A fixed batch of identities that are not trained on, and the clip of the video; of the training's where there
+        are no others."""
+        config = self.config
+        frames = config.clip_frames if config.stage == "temporal" else 2
         for split in (*HELD_OUT_SPLITS, "train"):
-            try:
-                store = ClipStore(config.dataset, split, config.frame_size, 0, frames)
-            except PlatformError:
+            data = [uri for uri in config.shares if _has(uri, split, frames)]
+            if not data:
                 continue
+            store = ClipStore(data, split, config.frame_size, 0, frames, view=config.view)
             rows = torch.linspace(0, len(store) - 1, config.validation_clips).long().tolist()
-            return self._batch(store, [Sample(i, row) for i, row in enumerate(rows)]).to(self.device)
+            batch = self._batch(store, [Sample(i, row) for i, row in enumerate(rows)]).to(self.device)
+            if config.stage != "motion":
+                return batch, batch if isinstance(batch, ClipBatch) else None
+            length = min(config.validation_frames, store.frames(rows[0]))
+            return batch, store.clips([Sample(0, rows[0])], config.loop.seed, length).to(self.device)
         raise AssertionError("the training split has rows")
 
+    def _drawn_pairs(self) -> "CrossPairs | None":
+        if not self.config.drawn_pairs or self.config.stage == "appearance":
+            return None
+        from xnemo.synthetic.cross_pairs import draw_pairs
+
+        shape = self.stage.model.config
+        return draw_pairs(0, self.config.drawn_pairs, shape.image_size, shape.motion_encoder.image_size)
+
     def validate(self, step: int) -> Validation:
-        """Losses and redrawn frames of the held-out batch."""
-        was = self.stage.training
+        """Losses, gaps and redrawn frames of the held-out batch; a short video where the stage has motion."""
+        was, name, steps = self.stage.training, self.config.stage, self.config.validation_steps
         self.stage.eval()
-        drawn = redraw(self.stage, self.held_out, self.config.validation_steps, seed=0)
-        losses = held_out_losses(self.stage, self.held_out, seed=0)
+        found = held_out.losses(self.stage, self.held_out, seed=0) | held_out.gaps(self.stage, self.held_out, seed=0)
+        if isinstance(self.held_out, PairBatch) and self.config.loop.zero < 3:  # ZeRO-3 lends weights to its own passes
+            found |= held_out.gradient_ratio(self.stage, self.held_out, seed=0)
+        if self.drawn:
+            found |= held_out.drawn_gaps(self.stage, self.drawn)
+        drawn = redraw(self.stage, self.held_out, steps, seed=0)
+        sheet = contact_sheet(self.held_out, drawn)
+        files: dict[str, Any] = {f"{name}.png": lambda path: write_image(path, sheet)}
+        if (clip := self.shown) is not None:
+            moving = drawn if clip is self.held_out else redraw(self.stage, clip, steps, seed=0)
+            files[f"{name}.mp4"] = lambda path: write_video(path, film(clip, moving), fps=FPS)
         self.stage.train(was)
-        return Validation(
-            {f"validation/{name}": value for name, value in losses.items()},
-            {self.config.stage: contact_sheet(self.held_out, drawn)},
-        )
+        return Validation({f"validation/{key}": value for key, value in found.items()}, files)
 
     def export(self, folder: Path) -> None:
         """The whole model as a folder that `xnemo.load` reads."""
         weights.save(self.stage.model, folder)
+
+
+def recompute(model: XNeMo, names: tuple[Recomputed, ...]) -> None:
+    """Make the networks recompute what `names` says."""
+    kinds = frozenset(names) & frozenset(get_args(Kind))
+    model.reference_net.checkpointing = frozenset({"resnets", "attentions"}) if "reference_net" in names else kinds
+    model.denoiser.checkpointing = frozenset({"positions"}) if "denoiser" in names else kinds
+
+
+def _has(uri: str, split: str, frames: int) -> bool:
+    """Whether a data set has clips of that split and length."""
+    lengths = ClipReader(uri, split).table(["n_frames"])["n_frames"].to_numpy()
+    return bool((lengths >= frames).any())
 
 
 build = StageTask  # what a worker calls, as build(config, place)
@@ -260,8 +264,9 @@ def _fresh(config: TrainConfig, store: ClipStore, place: Place) -> Path:
         model = XNeMo(config.model)
         if config.model.unet.token_places:
             align(model)
-        if isinstance(model.codec, PatchCodec):
-            model.codec.fit(to_unit(store.some_frames(FITTING_FRAMES, config.loop.seed), config.model.image_size))
+        if isinstance(codec := model.codec, PatchCodec):
+            frames = to_unit(store.some_frames(config.codec_frames, config.loop.seed), config.model.image_size)
+            codec.fit(frames, config.codec_steps) if isinstance(codec, ConvCodec) else codec.fit(frames)
         weights.save(model, folder)
     ranks.barrier()
     return folder

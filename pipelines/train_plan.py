@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from pipelines.train import TrainConfig
+from pipelines.train import recompute
+from pipelines.train_config import TrainConfig
 from xnemo import weights
 from xnemo.codec import VaeCodec
 from xnemo.config import ModelConfig
@@ -59,6 +60,8 @@ class Plan:
     flops: float
     steps: int
     batch: int
+    warmup: int = 0  # samples on which the motion stage trains the encoder alone, and the FLOPs of one of them
+    warmup_flops: float = 0.0
 
     @property
     def device(self) -> int:
@@ -67,7 +70,9 @@ class Plan:
 
     def seconds(self, peak: float, mfu: float, workers: int) -> float:
         """How long the steps take at `peak` FLOP/s per worker, of which the share `mfu` is reached."""
-        return self.steps * self.batch * self.flops / (peak * mfu * workers)
+        samples = self.steps * self.batch
+        warm = min(self.warmup, samples)
+        return (warm * self.warmup_flops + (samples - warm) * self.flops) / (peak * mfu * workers)
 
 
 def plan(config: TrainConfig, bf16: bool) -> Plan:
@@ -80,11 +85,13 @@ def plan(config: TrainConfig, bf16: bool) -> Plan:
         if stage.discriminator is not None:
             trained["discriminator"] = _count(list(stage.discriminator.parameters()))
         total, own = _count(list(stage.parameters())), sum(trained.values())
-        with _kept() as kept, FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-            _forward(stage, micro, config.clip_frames if config.stage == "temporal" else 1).backward()
+        with _kept() as kept, FlopCounterMode(display=False, custom_mapping=ATTENTION) as counted:
+            frames = config.clip_frames if config.stage == "temporal" else 1
+            _forward(stage, micro, frames, config.latents).backward()
     held = own // loop.workers if loop.zero == 3 else own  # ZeRO: 1 shards moments, 2 gradients, 3 the weights too
     gradients = own // loop.workers if loop.zero >= 2 else own
     moments = 8 * (own // loop.workers if loop.zero >= 1 else own)
+    warmup = config.recipe.warmup_samples if config.stage == "motion" else 0
     return Plan(
         trained=trained,
         frozen=total - own,
@@ -93,10 +100,24 @@ def plan(config: TrainConfig, bf16: bool) -> Plan:
         host=moments if loop.offload else 0,
         average=4 * own if config.average else 0,
         activations=int(sum(kept.values()) * (AUTOCAST if bf16 else 1)),
-        flops=counter.get_total_flops() / micro,
+        flops=counted.get_total_flops() / micro,
         steps=loop.steps,
         batch=loop.batch,
+        warmup=warmup,
+        warmup_flops=flops(config, warm=True) if warmup else 0.0,
     )
+
+
+def flops(config: TrainConfig, warm: bool) -> float:
+    """FLOPs of one sample, forward and backward, nothing recomputed; `warm`: while the encoder is trained alone."""
+    frames = config.clip_frames if config.stage == "temporal" else 1
+    with _without_values():
+        stage = _stage(config.model_copy(update={"checkpointing": ()}))
+        if warm and stage.gan is None:
+            return 0.0
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counted:
+            _forward(stage, 1, frames, config.latents or warm, warm).backward()
+    return float(counted.get_total_flops())
 
 
 def describe(plan: Plan, config: TrainConfig, peak_tflops: float, mfu: float) -> list[str]:
@@ -123,19 +144,19 @@ def _stage(config: TrainConfig) -> Stage:
         shape = ModelConfig.model_validate_json((Path(config.start) / weights.CONFIG).read_text())
     assert shape
     stage = build_stage(XNeMo(shape), config.stage, config.recipe)
-    for name in config.checkpointing:
-        getattr(stage.model, name).checkpointing = True
+    recompute(stage.model, config.checkpointing)
     return stage
 
 
-def _forward(stage: Stage, batch: int, frames: int) -> Tensor:
-    """The networks of one step, as `xnemo.stages` runs them, with a loss to run backward from."""
+def _forward(stage: Stage, batch: int, frames: int, cached: bool, warm: bool = False) -> Tensor:
+    """The networks of one step, as `xnemo.stages` runs them, with a loss to run backward from. `cached`: what frozen
+    networks make of whole frames is known; `warm`: the GAN head alone trains the encoder."""
     model, config = stage.model, stage.model.config
     image = torch.zeros(batch, 3, config.image_size, config.image_size)
     with torch.no_grad():
-        reference, clean = _latents(model, image), _latents(model, image.repeat_interleave(frames, 0))
+        reference, clean = _latents(model, image, cached), _latents(model, image.repeat_interleave(frames, 0), cached)
         clean = clean.unflatten(0, (batch, frames)).transpose(1, 2)
-        context = model.context(image)
+        context = model.null_context(batch) if cached else model.context(image)
     total, motion = image.new_zeros(()), None
     if stage.name != "appearance":
         side = config.motion_encoder.image_size
@@ -144,6 +165,8 @@ def _forward(stage: Stage, batch: int, frames: int) -> Tensor:
             motion = model.motion_encoder.fuse(f_mot, image.new_zeros(batch * frames, 3)).unflatten(0, (batch, frames))
         if stage.gan is not None:
             total = total + _gan(stage, batch, f_mot)
+        if warm:
+            return total
     bank = model.reference_net(reference, context)
     predicted = model.denoiser(
         clean,
@@ -157,9 +180,9 @@ def _forward(stage: Stage, batch: int, frames: int) -> Tensor:
     return total + predicted.square().mean()
 
 
-def _latents(model: XNeMo, images: Tensor) -> Tensor:
+def _latents(model: XNeMo, images: Tensor, cached: bool) -> Tensor:
     """Encoded by a VAE; the small codecs look at their values, and cost nothing that counts."""
-    if isinstance(model.codec, VaeCodec):
+    if isinstance(model.codec, VaeCodec) and not cached:
         return model.codec.encode(images)
     size = model.config.latent_size
     return images.new_zeros(len(images), model.config.codec.channels, size, size)

@@ -116,6 +116,7 @@ class ModelConfig(Strict):
     image_size: int = 512
     codec: CodecConfig = CodecConfig()
     unet: UNetConfig = UNetConfig()
+    motion_input: Literal["attention", "map"] = "attention"  # map: the ablation "w/o cross-attention" (motion_map.py)
     motion_positions: Literal["release21", "paper16"] = "release21"  # after every ResNet | every transformer
     motion_tokens: int = 32
     motion_token_dim: int = 16

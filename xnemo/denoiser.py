@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xnemo import motion_map
 from xnemo.attention import KeysValues
 from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
@@ -46,10 +47,15 @@ class Denoiser(UNet):
         super().__init__(config.unet)
         heads, groups = config.unet.heads, config.unet.norm_groups
         everywhere = config.motion_positions == "release21"
+        attended = config.motion_input == "attention"
+        self.motion_map: motion_map.MotionMap | None = None
+        if not attended:
+            numbers = config.motion_tokens * config.motion_token_dim
+            self.motion_map = motion_map.MotionMap(numbers, config.latent_size, config.unet.channels[0])
         for _, level in self.levels():
             level.motion_modules = nn.ModuleList(
                 MotionModule(level.width, heads, groups, config.motion_token_dim)
-                for _ in range(level.positions if everywhere else len(level.attentions))
+                for _ in range((level.positions if everywhere else len(level.attentions)) * attended)
             )
             level.temporal_modules = nn.ModuleList(
                 TemporalModule(level.width, heads, groups, config.temporal_max_len) for _ in range(level.positions)
@@ -95,8 +101,9 @@ class Denoiser(UNet):
             motion={} if motion is None else {n: m.keys_values(motion) for n, m in self.motion_modules()},
         )
 
-    def motion_modules(self) -> list[tuple[str, MotionModule]]:
-        return [(name, module) for name, module in self.named_modules() if isinstance(module, MotionModule)]
+    def motion_modules(self) -> list[tuple[str, MotionModule | motion_map.MotionMap]]:
+        kinds = (MotionModule, motion_map.MotionMap)
+        return [(name, module) for name, module in self.named_modules() if isinstance(module, kinds)]
 
     def denoise(
         self, latents: Tensor, timestep: Tensor | int, conditions: Conditions, use_temporal: bool = True
@@ -109,9 +116,13 @@ class Denoiser(UNet):
             time = time.repeat_interleave(frames, dim=0)
 
         def visit(name: str, level: Level, index: int, x: Tensor, time: Tensor) -> Tensor:
-            return self.run(self._position, name, level, index, x, time, frames, conditions, use_temporal)
+            return self.run("positions", self._position, name, level, index, x, time, frames, conditions, use_temporal)
 
-        x = self.walk(x, time, visit)
+        added = None
+        if motion_map.NAME in conditions.motion:
+            maps = per_frame(conditions.motion[motion_map.NAME][0][0], frames)
+            added = maps.transpose(1, 2).unflatten(2, latents.shape[-2:])
+        x = self.walk(x, time, visit, added)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
         return x.unflatten(0, (-1, frames)).transpose(1, 2)
 
@@ -126,17 +137,17 @@ class Denoiser(UNet):
         conditions: Conditions,
         use_temporal: bool,
     ) -> Tensor:
-        x = level.resnets[index](x, time)
+        x = self.run("resnets", level.resnets[index], x, time)
         if level.attentions:
             key = f"{name}.attentions.{index}.transformer_blocks.0"
             image = per_frame(conditions.image[key][:, None], frames)
-            x, _ = level.attentions[index](x, image, conditions.reference.get(key))
+            x, _ = self.run("attentions", level.attentions[index], x, image, conditions.reference.get(key))
         key = f"{name}.motion_modules.{index}"
         if key in conditions.motion:
             pairs = [(per_frame(keys, frames), per_frame(values, frames)) for keys, values in conditions.motion[key]]
-            x = level.motion_modules[index](x, pairs)
+            x = self.run("motion_modules", level.motion_modules[index], x, pairs)
         if use_temporal:
-            x = level.temporal_modules[index](x, frames)
+            x = self.run("temporal_modules", level.temporal_modules[index], x, frames)
         return x
 
 

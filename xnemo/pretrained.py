@@ -70,7 +70,8 @@ def initialise(model: XNeMo, sources: Pretrained) -> list[Report]:
 def from_backbone(model: XNeMo, name: str) -> list[Report]:
     """A Stable Diffusion UNet into the denoiser's spatial part and into the reference net."""
     unet = subfolder(name, "unet")
-    spatial = [n for n in model.denoiser.state_dict() if ".motion_modules." not in n and ".temporal_modules." not in n]
+    inserted = ("motion_modules.", "temporal_modules.", "motion_map.")
+    spatial = [n for n in model.denoiser.state_dict() if not any(part in n for part in inserted)]
     inner = {n: t for n, t in unet.items() if not n.startswith(("conv_norm_out.", "conv_out."))}
     return [
         fill(model.denoiser, unet, f"{name} for the denoiser", spatial),

@@ -20,7 +20,7 @@ class ReferenceNet(UNet):
         *_, last = (name for name, _ in self.transformers())
 
         def visit(name: str, level: Level, index: int, x: Tensor, time: Tensor) -> Tensor:
-            x = self.run(level.resnets[index], x, time)
+            x = self.run("resnets", level.resnets[index], x, time)
             if level.attentions:
                 transformer = level.attentions[index]
                 assert isinstance(transformer, SpatialTransformer)
@@ -28,7 +28,7 @@ class ReferenceNet(UNet):
                 if key == last:
                     bank[key] = transformer.block.norm1(transformer.tokens(x))
                 else:
-                    x, bank[key] = self.run(transformer, x, transformer.block.image_vector(context))
+                    x, bank[key] = self.run("attentions", transformer, x, transformer.block.image_vector(context))
             return x
 
         self.walk(latents, self.embed_time(latents.new_zeros(1)), visit)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from xnemo import losses as loss
@@ -58,9 +59,16 @@ class StageConfig(Strict):
     snr_gamma: float = 0.0  # min-SNR weighting; 0 is eq. 1
     noise_draws_per_pair: int = 1  # noisy versions of a pair per step; encoder and reference net run once
     backbone: Literal["frozen", "refnet", "joint"] = "frozen"  # what the motion stage trains beside motion
+    encoder: Literal["trained", "frozen"] = "trained"  # frozen: f_mot stays, without a GAN head ("w/o e2e")
     warmup_samples: int = 0  # motion stage: samples for which the GAN head trains the encoder alone
     augment: AugmentConfig = AugmentConfig()
     gan: GanLossConfig = GanLossConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.encoder == "frozen" and self.gan.weight > 0:
+            raise ValueError("with encoder=frozen the GAN head would train nothing that is used: set gan.weight=0")
+        return self
 
 
 class Stage(nn.Module):
@@ -86,16 +94,17 @@ class Stage(nn.Module):
     def groups(self) -> list[dict[str, Any]]:
         """Optimizer groups {"name", "params", "lr_scale", ...}: exactly what this stage trains, D apart."""
         denoiser, motion_encoder = self.model.denoiser, self.model.motion_encoder
-        inserted = (".motion_modules.", ".temporal_modules.")
-        backbone = _group("denoiser", denoiser, lambda n: not any(part in n for part in inserted))
+        motion, temporal = ("motion_modules.", "motion_map."), "temporal_modules."
+        backbone = _group("denoiser", denoiser, lambda n: not any(part in n for part in (*motion, temporal)))
         reference = _group("reference_net", self.model.reference_net)
         if self.name == "appearance":
             return [backbone, reference]
         if self.name == "temporal":
-            return [_group("temporal_modules", denoiser, lambda n: inserted[1] in n)]
+            return [_group("temporal_modules", denoiser, lambda n: temporal in n)]
+        whole = self.config.encoder == "trained"
         groups = [
-            _group("motion_encoder", motion_encoder),
-            _group("motion_modules", denoiser, lambda n: inserted[0] in n),
+            _group("motion_encoder", motion_encoder, lambda n: whole or not n.startswith("model.")),
+            _group("motion_modules", denoiser, lambda n: any(part in n for part in motion)),
         ]
         if self.gan is not None:
             gan = self.config.gan
@@ -162,17 +171,17 @@ def appearance_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Ten
 def motion_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]:
     """Stage 2: the motion code of an augmented crop steers the denoiser and, beside it, the GAN head."""
     model, config = stage.model, stage.config
-    images = to_unit(batch.target)
-    faces = driving_crop(images, batch.target_box, model.config.motion_encoder.image_size, draw, config.augment)
-    f_mot = model.motion_encoder.encode(faces)
+    size = model.config.motion_encoder.image_size
+    f_mot = model.motion_encoder.encode(
+        driving_crop(to_unit(batch.target), batch.target_box, size, draw, config.augment)
+    )
     result: dict[str, Tensor] = {}
     total = f_mot.new_zeros(())
     if stage.gan is not None:
-        result |= gan_losses(stage, to_unit(batch.reference), batch.reference_box, images, batch.target_box, f_mot)
+        result |= gan_losses(stage, batch, f_mot)
         total = total + config.gan.weight * result["gan"]
     if int(batch.ids.max()) >= config.warmup_samples:
-        motion = model.motion_encoder.fuse(f_mot, batch.placement)
-        result["diffusion"] = diffusion_loss(stage, *latents(stage, batch), motion[:, None], draw)
+        result["diffusion"] = motion_loss(stage, batch, f_mot, draw)
         total = total + result["diffusion"]
     else:  # a worker's parameters without a gradient would stall the others
         total = total + untouched(stage)
@@ -204,6 +213,12 @@ def latents(stage: Stage, batch: PairBatch | ClipBatch) -> tuple[Tensor, Tensor,
     # contiguous: the backward of a frozen GroupNorm crashes on channels-last tensors (torch 2.13, CPU)
     clean = model.codec.encode(targets).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
     return clean, model.codec.encode(reference).contiguous(), model.context(reference)
+
+
+def motion_loss(stage: Stage, batch: PairBatch, f_mot: Tensor, draw: Draw) -> Tensor:
+    """Eq. 1 with the motion of f_mot [B,D], placed as the batch says."""
+    motion = stage.model.motion_encoder.fuse(f_mot, batch.placement)
+    return diffusion_loss(stage, *latents(stage, batch), motion[:, None], draw)
 
 
 def diffusion_loss(
@@ -267,18 +282,16 @@ def predict(
     return torch.cat(parts)[torch.cat(order).argsort()]
 
 
-def gan_losses(
-    stage: Stage, reference: Tensor, reference_box: Tensor, target: Tensor, target_box: Tensor, f_mot: Tensor
-) -> dict[str, Tensor]:
+def gan_losses(stage: Stage, batch: PairBatch, f_mot: Tensor) -> dict[str, Tensor]:
     """Eq. 7's terms for ŷ = G(f_app(reference face), f_mot) against the clean driving face; "gan" is the sum.
 
-    Images [B,3,S,S] in [-1,1] with boxes [B,4]. The motion code enters before its fusion with f_rts, so the
-    target is the face-centred crop and not the frame.
+    f_mot [B,D] enters before its fusion with f_rts, so the target is the face-centred crop and not the frame.
     """
     assert stage.gan is not None
     config, size = stage.config.gan, stage.model.config.gan.image_size
-    real = face_crop(target, square(target_box), size, padding="border")
-    fake = stage.gan(face_crop(reference, square(reference_box), size, padding="border"), f_mot)
+    real = face_crop(to_unit(batch.target), square(batch.target_box), size, padding="border")
+    reference = face_crop(to_unit(batch.reference), square(batch.reference_box), size, padding="border")
+    fake = stage.gan(reference, f_mot)
     terms = {"reconstruction": (fake - real).abs().mean()}
     for name, net in stage.features.items():
         with torch.no_grad():

@@ -68,10 +68,11 @@ class Visit(Protocol):
 class UNet(nn.Module):
     """conv_in, time embedding, down, middle and up levels. `walk` runs them; what happens at a position is given.
 
-    `checkpointing = True` recomputes the activations of each position in the backward pass.
+    `checkpointing` names what is recomputed in the backward pass instead of kept: whole "positions", or kinds of their
+    parts, "resnets", "attentions", "motion_modules" and "temporal_modules".
     """
 
-    checkpointing = False
+    checkpointing: frozenset[str] = frozenset()
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -122,15 +123,17 @@ class UNet(nn.Module):
         waves = get_timestep_embedding(timestep, self.config.channels[0], flip_sin_to_cos=True, downscale_freq_shift=0)
         return self.time_embedding(waves.to(self.conv_in.weight.dtype))
 
-    def run(self, position: Callable[..., Any], *inputs: Any) -> Any:
-        """position(*inputs), which must be pure, with its activations kept or recomputed."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(position, *inputs, use_reentrant=False)
-        return position(*inputs)
+    def run(self, kind: str, part: Callable[..., Any], *inputs: Any) -> Any:
+        """part(*inputs), which must be pure, with its activations kept or, if its kind is to be, recomputed."""
+        if kind in self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(part, *inputs, use_reentrant=False)
+        return part(*inputs)
 
-    def walk(self, x: Tensor, time: Tensor, visit: Visit) -> Tensor:
-        """x [N, in_channels, H, W], time [N or 1, D] -> [N, channels[0], H, W]."""
+    def walk(self, x: Tensor, time: Tensor, visit: Visit, added: Tensor | None = None) -> Tensor:
+        """x [N, in_channels, H, W], time [N or 1, D] -> [N, channels[0], H, W]; `added` [N, channels[0], H, W] joins
+        after the first convolution."""
         x = self.conv_in(x)
+        x = x if added is None else x + added
         skips = [x]
         for name, level in self.levels():
             for j in range(level.positions):

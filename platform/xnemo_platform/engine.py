@@ -5,101 +5,39 @@ brings networks, losses and data; the loop owns order, gradients, averages, chec
 `train` first.
 """
 
+import logging
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from xnemo_platform import feed, tracking
 from xnemo_platform.checkpoint import Checkpoints, State, require_same
-from xnemo_platform.config import Config, diff
+from xnemo_platform.config import diff
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.loop import LoopConfig, lr_factor
+from xnemo_platform.mirror import Mirror
+from xnemo_platform.profiling import profiled
 from xnemo_platform.progress import Progress
-from xnemo_platform.trainee import Group, TorchRanks, Trainee, gathered, machine
+from xnemo_platform.saving import Files, Saver, on_host
+from xnemo_platform.spans import Spans, measured_peak
+from xnemo_platform.trainee import Group, TorchRanks, Trainee, gathered
 
-
-class LoopConfig(Config):
-    """Numbers of one training that do not depend on what is trained."""
-
-    steps: int = Field(gt=0)
-    batch: int = Field(gt=0)  # global: over all workers and accumulation steps
-    accumulate: int = Field(default=1, gt=0)
-    lr: float = Field(default=1e-5, gt=0)
-    warmup: int = Field(default=1, ge=0)  # steps of linear rise
-    schedule: Literal["constant", "cosine"] = "constant"
-    lr_final: float = Field(default=0.1, ge=0, le=1)  # where the cosine ends, as a part of lr
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    clip: float = Field(default=1.0, gt=0)
-    bad_steps: int = Field(default=3, ge=0)  # non-finite steps in a row that are skipped before the run stops
-    seed: int = Field(default=0, ge=0)
-    workers: int = Field(default=1, gt=0)
-    zero: Literal[0, 1, 2, 3] = 0
-    offload: bool = False  # optimizer states in host memory (ZeRO 2 and 3)
-    deepspeed: dict[str, Any] | None = None  # of a kind of machine (infra/deepspeed), or the path of its JSON file
-    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs, one a worker, if the cluster has any
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU
-    cpus: float = Field(default=1.0, gt=0)  # logical CPUs of one worker
-    threads: int = Field(default=1, gt=0)  # torch threads of one worker
-    max_failures: int = Field(default=2, ge=0)  # restarts after a lost worker
-    log_every: int = Field(default=10, gt=0)
-    save_every: int = Field(default=500, gt=0)
-    validate_every: int = Field(default=500, gt=0)
-    keep: int = Field(default=2, gt=0)  # checkpoints
-
-    @model_validator(mode="before")
-    @classmethod
-    def _machine(cls, data: Any) -> Any:
-        """The machine's file says the ZeRO stage and the offloading; said twice, they must agree."""
-        if not isinstance(data, dict) or data.get("deepspeed") is None:
-            return data
-        given = machine(data["deepspeed"])
-        zero = given["zero_optimization"]
-        said = {"zero": zero.get("stage", 0), "offload": "offload_optimizer" in zero}
-        for key, value in said.items():
-            if data.get(key, value) != value:
-                raise ValueError(f"{key} is {data[key]} here and {value} in the deepspeed file; leave out one")
-        return data | said | {"deepspeed": given}
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "LoopConfig":
-        feed.micro_batch(self.batch, self.workers, self.accumulate)
-        if self.offload and self.zero < 2:
-            raise ValueError("offload needs zero 2 or 3")
-        return self
-
-
-MAY_CHANGE = (
-    "workers",
-    "device",
-    "accumulate",
-    "cpus",
-    "threads",
-    "max_failures",
-    "log_every",
-    "save_every",
-    "validate_every",
-    "keep",
-    "bad_steps",
-    "deepspeed",  # its absence; what a file says is compared key by key
-)
-"""Keys of `LoopConfig` that a resumed run may change: they move no weight (up to rounding)."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a task found on its held-out data: numbers, and pictures uint8 [H,W,3] RGB."""
+    """What a task found on its held-out data: numbers, and files by name, each with what writes it to a path."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    files: dict[str, Callable[[Path], object]] = field(default_factory=dict)
 
 
 class Average(Protocol):
@@ -119,7 +57,10 @@ class Task(Protocol):
     adversary: nn.Module | None  # likewise, after each backward of `module`, which must leave it no gradient
     adversary_groups: list[Group]
     average: Average | None
-    rows: int  # of the training data
+    sources: Sequence[feed.Source]  # of the training data
+
+    def flops(self, step: int) -> float:
+        """Floating-point operations of one sample, forward and backward, in the step; 0 where nobody counted them."""
 
     def batch(self, samples: list[feed.Sample]) -> Any:
         """The batch of these samples, on the device. Called in another thread; depends on nothing else."""
@@ -149,22 +90,22 @@ def train(task: Task, config: LoopConfig, run: Run) -> dict[str, float]:
     ranks = TorchRanks()
     loop = _Loop(task, config, run, ranks)
     first = loop.resume()
-    with tracking.Outbox(run.folder, active=ranks.rank == 0) as outbox:
-        progress, found = Progress(config, first, ranks), loop.validate(first) if first == config.steps else {}
-        for step, batches in _batches(task, config, first, ranks):
+    found = loop.validate(first) if first == config.steps else {}
+    progress = Progress(config, first, ranks, loop.spans, run.folder)
+    with loop.saver, tracking.Outbox(run.folder, active=ranks.rank == 0) as outbox:
+        for step, batches in profiled(_batches(task, config, first, ranks), config.profile, run.folder, ranks.rank):
             progress.loaded()
             losses, norms = loop.update(step, batches)
-            if task.average:
-                with gathered(loop.main.params):
-                    task.average.update()
             done = step + 1
             progress.stepped(done, losses, norms)
             if _due(done, config.log_every, config):
-                outbox.metrics(done, progress.metrics())
-            if _due(done, config.validate_every, config):
+                outbox.metrics(done, progress.metrics() | loop.utilisation(done, progress.step_s))
+            if validated := _due(done, config.validate_every, config):
                 outbox.metrics(done, found := loop.validate(done))
-            if _due(done, config.save_every, config):
-                loop.save(done)
+            better = validated and loop.is_best(found)
+            if better or _due(done, config.save_every, config):
+                outbox.metrics(done, loop.save(done, found if validated else {}))
+            progress.paused()
     loop.export()
     return progress.last | found
 
@@ -176,15 +117,29 @@ class _Loop:
         device = next(task.module.parameters()).device
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self.task, self.config, self.run, self.ranks, self.device = task, config, run, ranks, device
-        self.main = Trainee(task.module, task.groups, config, ranks.world, self.bf16)
+        self.spans = Spans(device)
+        self.main = Trainee(task.module, task.groups, config, ranks.world, self.bf16, self.spans)
         self.adversary = (
-            Trainee(task.adversary, task.adversary_groups, config, ranks.world, self.bf16) if task.adversary else None
+            Trainee(task.adversary, task.adversary_groups, config, ranks.world, self.bf16, self.spans)
+            if task.adversary
+            else None
         )
-        self.checkpoints = Checkpoints(run.folder / "checkpoints", config.keep)
-        self.bad = 0
+        mirror = Mirror(config.mirror) if config.mirror else None
+        self.checkpoints = Checkpoints(run.folder / "checkpoints", config.keep, mirror)
+        self.saver = Saver(self.checkpoints, ranks.apart())
+        self.bad, self.best, self.peak = 0, math.inf, 1e12 * (config.peak_tflops or 0.0)
 
     def update(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """One optimizer step of each module over the micro-batches; losses (means) and gradient norms."""
+        """One optimizer step of each module over the micro-batches, and the average after it; losses (means) and
+        gradient norms."""
+        losses, norms = self._step(step, batches)
+        self._guard(step, losses, norms)
+        if self.task.average:
+            with self.spans.part("average"), gathered(self.main.params):
+                self.task.average.update()
+        return losses, norms
+
+    def _step(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
         factor = lr_factor(self.config, step)
         losses: dict[str, Tensor] = {}
         norms: dict[str, float] = {}
@@ -200,7 +155,6 @@ class _Loop:
                 found |= {f"adversary_{name}": loss for name, loss in judged.items()}
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0.0) + loss / len(batches)
-        self._guard(step, losses, norms)
         return losses, norms
 
     def _guard(self, step: int, losses: dict[str, Tensor], norms: dict[str, float]) -> None:
@@ -215,8 +169,11 @@ class _Loop:
 
     def resume(self) -> int:
         """Load the newest whole checkpoint; the step to begin with. Rank 0 chooses for all."""
-        found = self.checkpoints.newest() if self.ranks.rank == 0 else None
-        found = self.ranks.gather(found)[0]
+        newest = self.checkpoints.newest() if self.ranks.rank == 0 else None
+        best = self.checkpoints.best() if self.ranks.rank == 0 else None
+        found, best = self.ranks.gather((newest, best))[0]
+        if best and best.state.figure is not None:
+            self.best = best.state.figure
         if not found:
             return 0
         state = found.state
@@ -235,34 +192,65 @@ class _Loop:
             self.task.average.load_state_dict(saved)
         return state.step
 
-    def save(self, step: int) -> None:
-        """Commit a checkpoint after `step` steps."""
+    def save(self, step: int, found: dict[str, float]) -> dict[str, float]:
+        """Begin a checkpoint after `step` steps, with what the validation found there; what the step waited."""
+        began = time.perf_counter()
         state = State(
             step=step,
-            epoch=step * self.config.batch // self.task.rows,
+            epoch=step * self.config.batch // sum(source.rows for source in self.task.sources),
             fingerprint=self.run.fingerprint,
             config=self.run.config,
             run_id=tracking.run_id(self.run.folder),
             world=self.ranks.world,
             zero=self.config.zero,
+            figure=self._figure(found),
         )
-        self.checkpoints.save(state, self._write, self.ranks)
+        self.saver.save(state, self._snapshot)
+        return {"checkpoint/waited_ms": 1e3 * (time.perf_counter() - began)}
 
-    def _write(self, folder: Path) -> None:
-        self.main.save(folder / "main")
-        if self.adversary:
-            self.adversary.save(folder / "adversary")
+    def _snapshot(self) -> Files:
+        parts = {"main": self.main.snapshot()} | ({"adversary": self.adversary.snapshot()} if self.adversary else {})
+        files = {f"{part}/{name}": state for part, files in parts.items() for name, state in files.items()}
         if self.task.average and self.ranks.rank == 0:
-            torch.save(self.task.average.state_dict(), folder / "average.pt")
+            files["average.pt"] = on_host(self.task.average.state_dict())
+        return files
+
+    def is_best(self, found: dict[str, float]) -> bool:
+        """Whether the figure of `config.best` is the lowest so far; rank 0 decides for all."""
+        figure = self._figure(found)
+        better = self.ranks.gather(figure is not None and figure < self.best)[0]
+        if better and figure is not None:
+            self.best = figure
+        return bool(better)
+
+    def _figure(self, found: dict[str, float]) -> float | None:
+        figure = found.get(self.config.best, math.nan)
+        return figure if math.isfinite(figure) else None
+
+    def utilisation(self, step: int, seconds: float) -> dict[str, float]:
+        """The arithmetic of a step that took so long, and the part of the worker's peak that it is (MFU)."""
+        flops = self.task.flops(step) * self.config.batch / self.ranks.world
+        if not flops or self.ranks.rank:
+            return {}
+        self.peak = self.peak or measured_peak(self.device, self.bf16)
+        return {"tflops_per_worker": flops / seconds / 1e12, "mfu": flops / seconds / self.peak}
 
     def validate(self, step: int) -> dict[str, float]:
-        """The task's own view of the averaged weights; pictures go to the run's folder."""
+        """The task's own view of the averaged weights; its files go to the run's folder."""
         with self.averaged(), torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.bf16):
             found = self.task.validate(step)
         if self.ranks.rank == 0:
-            for name, image in found.images.items():
-                _write_png(self.run.folder / "artifacts" / "samples" / f"{name}-{step:08d}.png", image)
+            self._write_files(step, found.files)
         return found.metrics
+
+    def _write_files(self, step: int, files: dict[str, Callable[[Path], object]]) -> None:
+        folder = self.run.folder / "artifacts" / "samples"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, write in files.items():
+                write(folder / f"{Path(name).stem}-{step:08d}{Path(name).suffix}")
+        except (OSError, ValueError) as error:  # a full disk: the training does not need them
+            log.warning("what the validation of step %d shows could not be written: %s", step, error)
 
     def export(self) -> None:
         """Write the finished model below the run's folder."""
@@ -287,21 +275,11 @@ class _Loop:
                 swap.__exit__(None, None, None)
 
 
-def lr_factor(config: LoopConfig, step: int) -> float:
-    """The learning rate of a step as a part of the configured one: linear rise, then constant or cosine."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return 1.0
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def _batches(task: Task, config: LoopConfig, first: int, ranks: TorchRanks) -> Iterator[tuple[int, list[Any]]]:
     """(step, this rank's micro-batches), built one step ahead."""
 
     def build(step: int) -> list[Any]:
-        samples = feed.global_batch(config.seed, step, config.batch, task.rows)
+        samples = feed.mixed_batch(config.seed, step, config.batch, task.sources)
         return [task.batch(part) for part in feed.rank_slice(samples, ranks.rank, ranks.world, config.accumulate)]
 
     return feed.ahead(build, range(first, config.steps))
@@ -309,12 +287,3 @@ def _batches(task: Task, config: LoopConfig, first: int, ranks: TorchRanks) -> I
 
 def _due(done: int, every: int, config: LoopConfig) -> bool:
     return done % every == 0 or done == config.steps
-
-
-def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    import cv2
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())
-    temporary.replace(path)

@@ -3,9 +3,12 @@
 Sample ids count up for ever: step s of batch B trains on ids [s·B, (s+1)·B), and id i shows row
 `order(seed, i // n, n)[i % n]`. So the whole state of the feed is the step. Neither a restart nor another
 world size changes which sample comes next, nor its id, which also keys its noise.
+
+Several sources are mixed by share: of every `BLOCK` ids each source has its share, at places that depend on the seed
+and the block, and walks through its own rows in its own epochs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from xnemo_platform.errors import PlatformError
 
 T = TypeVar("T")
+BLOCK = 1000  # ids over which shares are exact, to a thousandth
 
 
 class Sample(NamedTuple):
@@ -25,7 +29,14 @@ class Sample(NamedTuple):
     row: int
 
 
-@lru_cache(maxsize=2)  # a batch touches at most two epochs, unless the data is smaller than the batch
+class Source(NamedTuple):
+    """Rows that are drawn together; of all samples, `share` are theirs (shares of a mixture add up to 1)."""
+
+    rows: int
+    share: float = 1.0
+
+
+@lru_cache(maxsize=16)  # a batch touches at most two epochs a source, unless the data is smaller than the batch
 def order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The permutation of n rows that epoch `epoch` walks through. Read-only.
 
@@ -43,6 +54,40 @@ def global_batch(seed: int, step: int, batch: int, n: int) -> list[Sample]:
         raise PlatformError("the training data has no rows; check the data set and its split.")
     ids = range(step * batch, (step + 1) * batch)
     return [Sample(i, int(order(seed, i // n, n)[i % n])) for i in ids]
+
+
+def mixed_batch(seed: int, step: int, batch: int, sources: Sequence[Source]) -> list[Sample]:
+    """`global_batch` over several sources; rows count through them in their order."""
+    if len(sources) == 1:
+        return global_batch(seed, step, batch, sources[0].rows)
+    starts = np.cumsum([0, *(source.rows for source in sources)])
+    samples = []
+    for i in range(step * batch, (step + 1) * batch):
+        which, nth = _turn(seed, i, tuple(source.share for source in sources))
+        n = sources[which].rows
+        row = order(seed + which, nth // n, n)[nth % n]
+        samples.append(Sample(i, int(starts[which] + row)))
+    return samples
+
+
+def _turn(seed: int, i: int, shares: tuple[float, ...]) -> tuple[int, int]:
+    """Whose sample id i is, and how many that source had before."""
+    block, place = divmod(i, BLOCK)
+    turns, before = _block(seed, block, shares)
+    which = int(turns[place])
+    return which, block * int((turns == which).sum()) + int(before[place])
+
+
+@lru_cache(maxsize=2)
+def _block(seed: int, block: int, shares: tuple[float, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each id of a block: its source, and how many of the block's ids before it are that source's."""
+    ends = np.round(np.cumsum(shares) / sum(shares) * BLOCK).astype(int)
+    turns = np.repeat(np.arange(len(shares)), np.diff(ends, prepend=0))[order(seed ^ 0x6D6978, block, BLOCK)]
+    before = np.zeros(BLOCK, np.int64)
+    for which in range(len(shares)):
+        mine = turns == which
+        before[mine] = np.arange(mine.sum())
+    return turns, before
 
 
 def rank_slice(samples: list[Sample], rank: int, world: int, accumulate: int = 1) -> list[list[Sample]]:

@@ -1,16 +1,21 @@
 """What a training tells while it runs: means of the losses, where the time goes, and one line with the ETA."""
 
+import contextlib
 import resource
+import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import Tensor
 
+from xnemo_platform.spans import Spans
 from xnemo_platform.trainee import TorchRanks
 
 if TYPE_CHECKING:
-    from xnemo_platform.engine import LoopConfig
+    from xnemo_platform.loop import LoopConfig
 
 LINE_EVERY_S = 5.0
 
@@ -18,8 +23,9 @@ LINE_EVERY_S = 5.0
 class Progress:
     """Collects the numbers of the steps since the last record. Only rank 0 prints."""
 
-    def __init__(self, config: "LoopConfig", first: int, ranks: TorchRanks):
-        self.config, self.ranks, self.first = config, ranks, first
+    def __init__(self, config: "LoopConfig", first: int, ranks: TorchRanks, spans: Spans, folder: Path):
+        self.config, self.ranks, self.first, self.spans, self.folder = config, ranks, first, spans, folder
+        self.step_s = 0.0  # of the steps of the last record, waiting for data included
         self.last: dict[str, float] = {}
         self.started = self.told = self.mark = time.perf_counter()
         if ranks.rank == 0 and first:
@@ -28,7 +34,8 @@ class Progress:
 
     def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.steps, self.waiting, self.since = 0, 0.0, time.perf_counter()
+        self.steps, self.waiting, self.working = 0, 0.0, 0.0
+        self.spans.seconds()  # what validation spent is none of a step's
 
     def loaded(self) -> None:
         """The batch of a step is there: what passed since the last step was waiting for data."""
@@ -38,7 +45,9 @@ class Progress:
 
     def stepped(self, done: int, losses: dict[str, Tensor], norms: dict[str, float]) -> None:
         """A step is over. Losses stay on their device until they are asked for."""
-        self.mark = time.perf_counter()
+        now = time.perf_counter()
+        self.working += now - self.mark
+        self.mark = now
         self.steps += 1
         for name, value in losses.items():
             self.sums[f"loss/{name}"] = self.sums.get(f"loss/{name}", torch.zeros(())) + value.float()
@@ -50,16 +59,25 @@ class Progress:
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call, over steps and ranks. Every rank calls this at the same steps."""
-        elapsed = time.perf_counter() - self.since
         means = self.ranks.mean({name: total.cpu() / self.steps for name, total in self.sums.items()})
-        self.last = means | {
-            "samples_per_s": self.steps * self.config.batch / elapsed,
-            "time/step_ms": 1e3 * elapsed / self.steps,
-            "time/waiting_for_data_ms": 1e3 * self.waiting / self.steps,
-            "memory_gb": _memory_gb(),
-        }
+        self.step_s = (self.waiting + self.working) / self.steps
+        parts = {f"time/{name}_ms": 1e3 * spent / self.steps for name, spent in self.spans.seconds().items()}
+        self.last = (
+            means
+            | parts
+            | {
+                "samples_per_s": self.config.batch / self.step_s,
+                "time/step_ms": 1e3 * self.step_s,
+                "time/waiting_for_data_ms": 1e3 * self.waiting / self.steps,
+            }
+            | _system(self.folder)
+        )
         self._reset()
         return self.last
+
+    def paused(self) -> None:
+        """Something between two steps is over (validation, a save): its time is none of theirs."""
+        self.mark = time.perf_counter()
 
     def _line(self, done: int, loss: float) -> str:
         seconds = (time.perf_counter() - self.started) / (done - self.first)
@@ -71,7 +89,20 @@ class Progress:
         )
 
 
-def _memory_gb() -> float:
+def _system(folder: Path) -> dict[str, float]:
+    """How full and how busy this worker's machine is; rank 0 speaks for all."""
+    found = {
+        "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "system/cpu_percent": psutil.cpu_percent(),
+        "system/memory_percent": psutil.virtual_memory().percent,
+        "system/disk_free_gb": shutil.disk_usage(folder).free / 1e9,
+    }
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        free, total = torch.cuda.mem_get_info()
+        found |= {
+            "memory_gb": torch.cuda.max_memory_allocated() / 1e9,
+            "system/gpu_memory_percent": 100 * (1 - free / total),
+        }
+        with contextlib.suppress(ModuleNotFoundError, RuntimeError):  # NVIDIA's library may not be there
+            found["system/gpu_busy_percent"] = float(torch.cuda.utilization())
+    return found

@@ -33,14 +33,17 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Appends numbers to a run's folder. Never touches the network; `active=False` writes nothing."""
+    """Appends numbers to a run's folder. Never touches the network; `active=False` writes nothing.
+
+    What a full disk does not take waits in memory: the next record, or the end, tries again.
+    """
 
     def __init__(self, folder: Path, active: bool = True):
-        self.file = None
+        self.file, self.waiting, self.told = None, b"", False
         if active:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(folder / OUTBOX, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
-            self.file.write("\n")  # ends a line that a kill may have torn
+            self.file = open(folder / OUTBOX, "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
+            self._append("\n")  # ends a line that a kill may have torn
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers of a step; NumPy and torch scalars become plain ones, non-finite ones are left out."""
@@ -48,8 +51,18 @@ class Outbox:
             plain = {name: float(value) for name, value in values.items()}
             finite = {name: value for name, value in plain.items() if abs(value) < float("inf")}
             record = {"time": int(time.time() * 1000), "step": step, "metrics": finite}
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
+            self._append(json.dumps(record) + "\n")
+
+    def _append(self, text: str) -> None:
+        assert self.file
+        self.waiting += text.encode()
+        try:
+            while self.waiting:
+                self.waiting = self.waiting[self.file.write(self.waiting) :]
+        except OSError as error:
+            if not self.told:
+                log.warning("%s cannot be written (%s); its numbers wait in memory", self.file.name, error.strerror)
+            self.told = True
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +71,7 @@ class Outbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.file:
+            self._append("")
             self.file.close()
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 
 from xnemo_platform.checkpoint import Ranks
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.saving import Files
+from xnemo_platform.spans import Spans
 
 if TYPE_CHECKING:
-    from xnemo_platform.engine import LoopConfig
+    from xnemo_platform.loop import LoopConfig
 
 MACHINE = ("zero_optimization", "communication_data_type", "prescale_gradients")
 """Sections of DeepSpeed's config that depend on the machine, not on the training."""
@@ -32,12 +35,14 @@ Group = dict[str, Any]
 class Trainee:
     """A module whose forward gives a dict of scalar losses, with its AdamW, under ZeRO 0-3."""
 
-    def __init__(self, module: nn.Module, groups: Sequence[Group], config: "LoopConfig", world: int, bf16: bool):
+    def __init__(
+        self, module: nn.Module, groups: Sequence[Group], config: "LoopConfig", world: int, bf16: bool, spans: Spans
+    ):
         deepspeed = _deepspeed(next(module.parameters()).device)
         given = _optimizer_groups(groups, config)
         optimizer = torch.optim.AdamW(given, betas=config.betas, weight_decay=config.weight_decay, eps=1e-8, fused=True)
         params = [p for group in given for p in group["params"]]
-        self.module, self.zero, self.clip = module, config.zero, config.clip
+        self.module, self.zero, self.clip, self.spans = module, config.zero, config.clip, spans
         self.base_lr = [group["lr"] for group in given]
         self.engine, _, _, _ = deepspeed.initialize(
             model=module,
@@ -45,12 +50,17 @@ class Trainee:
             model_parameters=params,
             config=_deepspeed_config(config, world, bf16, sum(p.numel() for p in params)),
         )
+        from xnemo_platform.snapshots import Snapshots
+
+        self.engine.checkpoint_engine = self.snapshots = Snapshots()
         self.params = params
 
     def backward(self, batch: Any) -> dict[str, Tensor]:
         """Forward and backward of one micro-batch; returns the losses, detached. "loss" is what is minimised."""
-        losses = self.engine(batch)
-        self.engine.backward(losses["loss"])
+        with self.spans.part("forward"):
+            losses = self.engine(batch)
+        with self.spans.part("backward"):
+            self.engine.backward(losses["loss"])
         return {name: loss.detach() for name, loss in losses.items()}
 
     def step(self, factor: float, last: bool) -> float:
@@ -61,10 +71,11 @@ class Trainee:
         """
         for group, base in zip(self.engine.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = base * factor
-        norm = self._clip_by_hand() if last and not self.zero else 0.0  # ZeRO holds shards: it clips them itself
-        self.engine.step()
-        if last and self.zero:
-            norm = float(self.engine.optimizer._global_grad_norm)
+        with self.spans.part("optimizer"):
+            norm = self._clip_by_hand() if last and not self.zero else 0.0  # ZeRO holds shards: it clips them itself
+            self.engine.step()
+            if last and self.zero:
+                norm = float(self.engine.optimizer._global_grad_norm)
         return norm if math.isfinite(norm) else math.nan
 
     def _clip_by_hand(self) -> float:
@@ -81,12 +92,15 @@ class Trainee:
     def device(self) -> torch.device:
         return torch.device(self.engine.device)
 
-    def save(self, folder: Path) -> None:
-        """Every rank writes its files. Frozen parameters are left out: the task brings them."""
-        self.engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True)
+    def snapshot(self) -> Files:
+        """A copy of what this rank has to save. Frozen parameters are left out: the task brings them."""
+        with tempfile.TemporaryDirectory() as scratch:  # DeepSpeed makes folders before it asks for the files
+            self.engine.save_checkpoint(scratch, tag="state", save_latest=False, exclude_frozen_parameters=True)
+            taken, self.snapshots.files = self.snapshots.files, {}
+            return {str(Path(path).relative_to(scratch)): state for path, state in taken.items()}
 
     def load(self, folder: Path) -> None:
-        """Load what `save` wrote. DeepSpeed unpickles, so the caller vouches for the folder's origin."""
+        """Load the files of `snapshot`. DeepSpeed unpickles, so the caller vouches for the folder's origin."""
         loaded, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
         if loaded is None:
             raise PlatformError(f"{folder} holds no DeepSpeed state; remove that checkpoint and start again.")
@@ -104,6 +118,8 @@ def gathered(params: Sequence[nn.Parameter], write: bool = False) -> AbstractCon
 class TorchRanks(Ranks):
     """The ranks of the current process group; a group of one is made where there is none."""
 
+    group: Any = None  # the default one
+
     def __init__(self) -> None:
         if not dist.is_initialized():
             for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
@@ -111,12 +127,18 @@ class TorchRanks(Ranks):
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
+    def apart(self) -> "TorchRanks":
+        """The same ranks through a group of their own, for another thread. Every rank calls this."""
+        other = TorchRanks()
+        other.group = dist.new_group(backend="gloo")
+        return other
+
     def barrier(self) -> None:
-        dist.barrier()
+        dist.barrier(group=self.group)
 
     def gather(self, value: Any) -> list[Any]:
         parts: list[Any] = [None] * self.world
-        dist.all_gather_object(parts, value)
+        dist.all_gather_object(parts, value, group=self.group)
         return parts
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, float]:

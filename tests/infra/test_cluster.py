@@ -131,6 +131,10 @@ def test_a_training_outlives_the_node_it_ran_on_and_goes_on_when_another_joins(w
     assert link
     steps = [json.loads(line)["step"] for line in (run / "outbox.jsonl").read_text().splitlines() if line]
     assert set(steps) == {5, 10, 15, 20, 25, 30}
+    alone = run.with_name("left-alone")  # the same training, and no node went
+    world.xnemo("submit", "--id", "train-2", *(str(alone) if word == str(run) else word for word in words))
+    weights = [(each / "export" / "model.safetensors").read_bytes() for each in (run, alone)]
+    assert weights[0] == weights[1]
 
 
 def test_the_trained_model_is_served_from_the_cluster(world):

@@ -12,8 +12,9 @@ from toy_task import ToyConfig, ToyTask, exported
 
 from xnemo_platform import trainee
 from xnemo_platform.config import diff, fingerprint, load_config
-from xnemo_platform.engine import MAY_CHANGE, Run, train
+from xnemo_platform.engine import Run, train
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.loop import MAY_CHANGE
 from xnemo_platform.trainer import Place
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -176,7 +176,7 @@ def test_the_loop_trains_a_generator_that_continues_motion(data: str, tokenizer:
 
 def test_batches_are_a_function_of_the_samples_alone(data: str, tokenizer: Path, tmp_path: Path) -> None:
     task = generator_task(data, tokenizer, tmp_path)
-    samples = [Sample(i, i % task.rows) for i in range(8)]
+    samples = [Sample(i, i % task.sources[0].rows) for i in range(8)]
     (whole, draw), (half, half_draw) = task.batch(samples), task.batch(samples[4:])
     for i in range(4):
         n = int(half.lengths[i])
@@ -188,8 +188,8 @@ def test_batches_are_a_function_of_the_samples_alone(data: str, tokenizer: Path,
 def test_labels_the_generator_does_not_know_count_as_none(data: str, tokenizer: Path, tmp_path: Path) -> None:
     task = generator_task(data, tokenizer, tmp_path)
     known = {clip.clip_id: clip.emotion for clip in task.training}
-    batch, _ = task.batch([Sample(0, row) for row in range(task.rows)])
-    names = [known[task.training[task.slots.clip(row)].clip_id] for row in range(task.rows)]
+    batch, _ = task.batch([Sample(0, row) for row in range(task.sources[0].rows)])
+    names = [known[task.training[task.slots.clip(row)].clip_id] for row in range(task.sources[0].rows)]
     expected = [{"happy": 5, "sad": 6}.get(name, -1) for name in names]
     assert batch.emotions.tolist() == expected
     assert -1 in expected
@@ -197,7 +197,7 @@ def test_labels_the_generator_does_not_know_count_as_none(data: str, tokenizer: 
 
 def test_ends_are_marked_only_where_the_clip_ends(data: str, tokenizer: Path, tmp_path: Path) -> None:
     task = generator_task(data, tokenizer, tmp_path, max_tokens=8, context_tokens=6)
-    batch, _ = task.batch([Sample(i, i % task.rows) for i in range(40)])
+    batch, _ = task.batch([Sample(i, i % task.sources[0].rows) for i in range(40)])
     assert batch.ends.any()
     assert not batch.ends.all()
 

@@ -10,9 +10,11 @@ import torch
 
 from pipelines import shards
 from pipelines.clip_store import ClipStore, around, decode
-from pipelines.train import MAY_DIFFER, StageTask, TrainConfig, _pinned
+from pipelines.train import StageTask, _pinned
+from pipelines.train_config import MAY_DIFFER, TrainConfig
 from xnemo import weights
 from xnemo.crops import centre_side, f_rts
+from xnemo.media.video import read_frames
 from xnemo.synthetic.geometry import face_boxes
 from xnemo.synthetic.identity import random_identity
 from xnemo.synthetic.motion import sequence
@@ -137,7 +139,8 @@ def appearance(dataset, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("stage", ["motion", "temporal"])
 def test_a_stage_starts_from_the_one_before_and_leaves_a_model_that_loads(stage, dataset, appearance, tmp_path):
-    metrics = in_process(config_of(stage, dataset, tmp_path / stage, f"start={appearance}"))
+    more = [f"start={appearance}", "drawn_pairs=2", "validation_frames=5"]
+    metrics = in_process(config_of(stage, dataset, tmp_path / stage, *more))
     before, after = weights.load(appearance), weights.load(tmp_path / stage / "export")
     moved = {
         name.split(".")[0]
@@ -150,6 +153,11 @@ def test_a_stage_starts_from_the_one_before_and_leaves_a_model_that_loads(stage,
     assert "validation/motion_gain" in metrics
     sheet = cv2.imread(str(next((tmp_path / stage / "artifacts" / "samples").glob("*.png"))))
     assert sheet.shape[0] == 2 * TINY["image_size"]
+    (film,) = (tmp_path / stage / "artifacts" / "samples").glob(f"{stage}-*.mp4")
+    assert len(read_frames(film)) == (5 if stage == "motion" else 4)
+    gaps = {f"validation/gap_{kind}_900" for kind in ("motion", "identity", "drawn_motion", "drawn_swap")}
+    assert all(np.isfinite(metrics[gap]) for gap in gaps)
+    assert ("validation/f_mot_grad_ratio" in metrics) == (stage == "motion")
 
 
 def test_a_resumed_stage_ends_with_the_same_weights(dataset, appearance, tmp_path):
@@ -264,3 +272,48 @@ def test_a_wrong_configuration_says_how_to_mend_it(overrides, message, tmp_path)
 def test_data_that_changed_is_refused(dataset, tmp_path):
     with pytest.raises(PlatformError, match="dataset_digest"):
         _pinned(config_of("appearance", dataset, tmp_path, "dataset_digest=abc"))
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory) -> str:
+    """A second, smaller data set."""
+    uri = str(tmp_path_factory.mktemp("another"))
+    facts = shards.write(uri, [clip_row(seed, "train") for seed in (40, 41)])
+    entered = [{**fact, "unit": fact["shard"], "sources": [fact["shard"]], "notes": None} for fact in facts]
+    manifest.append(uri, entered, {"name": "another"})
+    return uri
+
+
+def test_rows_count_through_the_data_sets(dataset, another):
+    both, second = ClipStore([dataset, another], "train", 64, 0), ClipStore(another, "train", 64, 0)
+    assert both.sizes == [5, 2]
+    for row in (0, 1):
+        ours, theirs = both.pairs([Sample(9, 5 + row)], 0), second.pairs([Sample(9, row)], 0)
+        assert torch.equal(ours.target, theirs.target)
+
+
+def test_a_resumed_mixture_ends_with_the_same_weights(dataset, another, tmp_path):
+    mix = f'mix={{"{another}": 0.4}}'
+    whole = config_of("appearance", dataset, tmp_path / "whole", mix)
+    in_process(whole)
+    plain = config_of("appearance", dataset, tmp_path / "plain")
+    in_process(plain)
+    broken = whole.model_copy(update={"output": str(tmp_path / "broken")})
+    in_process(broken)
+    (tmp_path / "broken" / "checkpoints" / "step-00000002" / "COMMIT.json").unlink()
+    in_process(broken)
+    digests = {run: weights.sha256(tmp_path / run / "export/model.safetensors") for run in ("whole", "broken", "plain")}
+    assert digests["whole"] == digests["broken"] != digests["plain"]
+
+
+@pytest.mark.parametrize("mix", ['{"a": 0.6, "b": 0.5}', '{"a": 0}', '{"a": 1}', '{"a": -0.1}'])
+def test_shares_that_leave_nothing_are_refused(mix, tmp_path):
+    with pytest.raises(PlatformError, match="share of the samples"):
+        config_of("appearance", "d", tmp_path, f"mix={mix}")
+
+
+def test_a_mixture_with_other_data_is_another_run(dataset, another, tmp_path):
+    one = _pinned(config_of("appearance", dataset, tmp_path))
+    both = _pinned(config_of("appearance", dataset, tmp_path, f'mix={{"{another}": 0.4}}'))
+    assert one.dataset_digest != both.dataset_digest
+    assert fingerprint(one, ignore=MAY_DIFFER) != fingerprint(both, ignore=MAY_DIFFER)

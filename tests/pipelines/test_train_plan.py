@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from pipelines.train import StageTask, TrainConfig
+from pipelines.train import StageTask
+from pipelines.train_config import TrainConfig
 from pipelines.train_plan import _kept, describe, plan
 from tests.pipelines.test_train import appearance, config_of, dataset  # noqa: F401
 from xnemo.config import ModelConfig
@@ -69,6 +70,35 @@ def test_the_released_shape_costs_what_its_layers_add_up_to(dataset, tmp_path): 
     assert found.flops == pytest.approx(7.5e12, rel=0.03)
     assert sum(found.trained.values()) == pytest.approx(1673e6, rel=0.001)  # 1719 M less what nothing reads
     assert any("7" in line and "GFLOP each" in line for line in describe(found, config, 989, 0.3))
+
+
+def test_cached_latents_spare_a_quarter_of_the_first_stage(dataset, tmp_path):  # noqa: F811
+    shape = {"model": ModelConfig.sd15()}
+    whole, cached = (
+        plan(config_of("appearance", dataset, tmp_path).model_copy(update=shape | {"latents": latents}), bf16=True)
+        for latents in (False, True)
+    )
+    assert cached.flops < 0.75 * whole.flops
+
+
+def test_one_kind_of_block_can_be_recomputed(dataset, appearance, tmp_path):  # noqa: F811
+    kept = {
+        names: plan(
+            planned("temporal", dataset, tmp_path, appearance, f"checkpointing={names}"), bf16=False
+        ).activations
+        for names in ("[]", '["temporal_modules"]', '["temporal_modules", "motion_modules"]')
+    }
+    assert sorted(kept.values(), reverse=True) == list(kept.values())
+    assert len(set(kept.values())) == 3
+
+
+def test_the_time_knows_that_a_warming_step_is_cheap(dataset, appearance, tmp_path):  # noqa: F811
+    whole, warming = (
+        plan(planned("motion", dataset, tmp_path, appearance, f"recipe.warmup_samples={n}"), bf16=False) for n in (0, 2)
+    )
+    assert 0 < warming.warmup_flops < 0.5 * whole.flops
+    half = (whole.flops + warming.warmup_flops) / 2  # two of four samples
+    assert warming.seconds(1e9, 1, 1) == pytest.approx(4 * half / 1e9)
 
 
 def test_planning_leaves_no_shadow_tensor_behind(dataset, tmp_path):  # noqa: F811

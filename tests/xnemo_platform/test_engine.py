@@ -1,5 +1,6 @@
 """The training loop, alone in this process: exact resume, ZeRO stages that agree, nothing poisoned."""
 
+import gzip
 import json
 import math
 import sys
@@ -13,14 +14,15 @@ from toy_task import ToyConfig, ToyTask, exported
 
 from xnemo_platform.checkpoint import COMMIT
 from xnemo_platform.config import build
-from xnemo_platform.engine import LoopConfig, Run, lr_factor, train
+from xnemo_platform.engine import Run, train
 from xnemo_platform.errors import PlatformError
+from xnemo_platform.loop import MAY_CHANGE, LoopConfig, lr_factor
 from xnemo_platform.trainee import gathered
 from xnemo_platform.trainer import Place
 
 
 def loop(**changes) -> dict:
-    every = {"save_every": 2, "log_every": 2, "validate_every": 3}
+    every = {"save_every": 2, "log_every": 2, "validate_every": 3, "best": ""}
     return {"steps": 6, "batch": 8, "lr": 1e-2, "keep": 5} | every | changes
 
 
@@ -149,7 +151,13 @@ def test_the_records_tell_losses_norms_and_speed(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "outbox.jsonl").read_text().splitlines() if line]
     assert [line["step"] for line in lines if "loss/loss" in line["metrics"]] == [2, 4, 6]
     wanted = {"loss/loss", "loss/adversary_loss", "grad_norm", "adversary_grad_norm", "samples_per_s"}
-    assert wanted <= set(lines[0]["metrics"])
+    parts = {f"time/{part}_ms" for part in ("waiting_for_data", "forward", "backward", "optimizer", "average")}
+    speed = {"time/step_ms", "mfu", "tflops_per_worker", "memory_gb", "system/cpu_percent", "system/disk_free_gb"}
+    told = next(line["metrics"] for line in lines if line["step"] == 4)
+    assert wanted | parts | speed <= set(told)
+    assert 0 < sum(told[part] for part in parts) <= told["time/step_ms"]
+    assert told["mfu"] > 0
+    assert any("checkpoint/waited_ms" in line["metrics"] for line in lines)
     assert [line["step"] for line in lines if "validation/loss" in line["metrics"]] == [3, 6]
     assert sorted(p.name for p in (tmp_path / "artifacts/samples").iterdir()) == [
         "plot-00000003.png",
@@ -165,3 +173,43 @@ def test_the_learning_rate_rises_and_falls():
     assert math.isclose(factors[55], 0.55)
     assert 0.1 < factors[-1] < 0.102
     assert lr_factor(LoopConfig(**loop()), 5) == 1.0
+
+
+def test_the_best_validation_is_saved_and_kept(tmp_path):
+    run(tmp_path, steps=7, save_every=3, validate_every=1, keep=1, best="validation/loss")
+    figures = [
+        line["metrics"]["validation/loss"]
+        for line in map(json.loads, filter(None, (tmp_path / "outbox.jsonl").read_text().splitlines()))
+        if "validation/loss" in line["metrics"]
+    ]
+    best = figures.index(min(figures)) + 1
+    kept = {int(folder.name.split("-")[1]) for folder in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {best, 7}
+    state = json.loads((tmp_path / "checkpoints" / f"step-{best:08d}" / COMMIT).read_text())["state"]
+    assert state["figure"] == figures[best - 1]
+
+
+def test_a_window_of_steps_is_traced(tmp_path):
+    run(tmp_path, profile={"start": 2, "steps": 2})
+    (trace,) = (tmp_path / "artifacts" / "profile").glob("*.json.gz")
+    names = [event.get("name", "") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]]
+    assert trace.name == "steps-2-3.json.gz"
+    assert any(name.startswith("aten::") for name in names)
+    assert "Self CPU" in trace.with_name("steps-2-3.txt").read_text()
+
+
+def test_tracing_changes_no_weight_and_may_be_asked_for_at_any_time(tmp_path):
+    run(tmp_path / "plain")
+    run(tmp_path / "traced", profile={"start": 5, "steps": 9})
+    assert same(tmp_path / "plain", tmp_path / "traced")
+    assert "profile" in MAY_CHANGE
+
+
+def test_the_peak_that_is_given_is_what_a_step_is_held_against(tmp_path):
+    run(tmp_path, peak_tflops=1e-3)
+    lines = map(json.loads, filter(None, (tmp_path / "outbox.jsonl").read_text().splitlines()))
+    told = [line["metrics"] for line in lines if "mfu" in line["metrics"]]
+    assert len(told) == 3
+    for each in told:
+        assert each["tflops_per_worker"] == pytest.approx(1000 * each["samples_per_s"] / 1e12)
+        assert each["mfu"] == pytest.approx(each["tflops_per_worker"] / 1e-3)

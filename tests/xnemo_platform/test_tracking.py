@@ -1,6 +1,8 @@
 """Records reach MLflow once, whatever happens to MLflow or to the run."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -152,3 +154,24 @@ def test_how_a_run_ended_is_recorded(tmp_path, tracker, error, status):
     with pytest.raises(error):
         ending()
     assert tracking.mlflow_client(tracker.uri).get_run(run_id(tmp_path)).info.status == status
+
+
+def test_a_full_disk_costs_no_step_and_no_number(tmp_path):
+    """The kernel refuses to write beyond a size, as at the end of a disk; later there is room again."""
+    code = f"""
+import resource
+from pathlib import Path
+from xnemo_platform.tracking import Outbox
+with Outbox(Path({str(tmp_path)!r})) as outbox:
+    outbox.metrics(1, {{"loss": 1}})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (80, resource.RLIM_INFINITY))
+    for step in (2, 3, 4):
+        outbox.metrics(step, {{"loss": step}})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    outbox.metrics(5, {{"loss": 5}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "File too large); its numbers wait in memory" in done.stderr
+    lines = (tmp_path / tracking.OUTBOX).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if line] == [1, 2, 3, 4, 5]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from xnemo_platform.config import Config
-from xnemo_platform.engine import LoopConfig, Validation
+from xnemo_platform.engine import Validation
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.feed import Sample
+from xnemo_platform.feed import Sample, Source
+from xnemo_platform.loop import LoopConfig
 from xnemo_platform.trainer import Place
 
 
@@ -83,7 +84,7 @@ class ToyTask:
     rows = 50
 
     def __init__(self, config: ToyConfig, place: Place):
-        self.config, self.place = config, place
+        self.config, self.place, self.sources = config, place, [Source(self.rows)]
         torch.manual_seed(0)
         self.module, self.adversary = Net(), Critic()
         self.module.dropout.p = config.dropout
@@ -97,6 +98,9 @@ class ToyTask:
         self.y = self.x.sum(1, keepdim=True)
         self.poison: set[int] = set()  # steps whose batch is not finite, on the last rank only
         self.seen: list[int] = []
+
+    def flops(self, step: int) -> float:
+        return 1000.0
 
     def batch(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
         step = samples[0].id // self.config.loop.batch
@@ -119,7 +123,7 @@ class ToyTask:
         self.module.eval()
         loss = float(self.module((self.x, self.y))["loss"])
         self.module.train()
-        return Validation({"validation/loss": loss}, {"plot": torch.zeros(4, 6, 3, dtype=torch.uint8).numpy()})
+        return Validation({"validation/loss": loss}, {"plot.png": lambda path: path.write_bytes(b"png")})
 
     def export(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
