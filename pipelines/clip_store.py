@@ -119,13 +119,13 @@ class ClipStore:
     ) -> tuple[Tensor, Tensor, Encoded | None]:
         """Pictures [B,1+F,3,S,S], the reference first, boxes [B,1+F,4] in their pixels, and what is cached of them."""
         frames = [self._frames(entry, chosen) for entry, chosen, _ in shown]
-        boxes = [of_sample for _, _, of_sample in shown]
+        where = [boxes for _, _, boxes in shown]
         if self.view:
             jitter = (draw.uniform("square", 3).double().numpy() * 2 - 1) * JITTER
-            cuts = [around(*one, self.view) for one in zip(frames, boxes, jitter, strict=True)]
-            frames, boxes = [cut[0] for cut in cuts], [cut[1] for cut in cuts]
+            cuts = [around(*one, self.view) for one in zip(frames, where, jitter, strict=True)]
+            frames, where = [cut[0] for cut in cuts], [cut[1] for cut in cuts]
         pictures = torch.from_numpy(np.stack(frames))
-        places = torch.from_numpy(np.stack(boxes)).float()
+        places = torch.from_numpy(np.stack(where)).float()
         cached = [(entry.cached, chosen) for entry, chosen, _ in shown if entry.cached]
         if not cached:
             return pictures, places, None

@@ -21,8 +21,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if _ONEDNN is None or not (_plain(x) and _plain(weight)):
         return F.linear(x, weight, bias)
     if not torch.is_grad_enabled():
-        return _ONEDNN(x, weight, bias, "none", [], "")
+        return _product(x, weight, bias)
     return _Recorded.apply(x, weight, bias) if x.numel() >= FEW else F.linear(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    assert _ONEDNN is not None
+    return _ONEDNN(x, weight, bias, "none", [], "")
 
 
 class _Recorded(torch.autograd.Function):
@@ -31,15 +36,15 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _ONEDNN(x, weight, bias, "none", [], "")
+        return _product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (x, weight), g = ctx.saved_tensors, gradients[0].flatten(0, -2)
         for_x, for_weight, for_bias = ctx.needs_input_grad
         return (
-            _ONEDNN(g, weight.T, None, "none", [], "").view(x.shape) if for_x else None,
-            _ONEDNN(g.T, x.flatten(0, -2).T, None, "none", [], "") if for_weight else None,
+            _product(g, weight.T).view(x.shape) if for_x else None,
+            _product(g.T, x.flatten(0, -2).T) if for_weight else None,
             g.sum(0) if for_bias else None,
         )
 
