@@ -9,7 +9,7 @@ import yaml
 
 from pipelines.train import StageTask
 from pipelines.train_config import TrainConfig
-from pipelines.train_plan import _kept, describe, plan
+from pipelines.train_plan import _kept, describe, flops, plan
 from tests.pipelines.test_train import appearance, config_of, dataset  # noqa: F401
 from xnemo.config import ModelConfig
 from xnemo.draw import Draw
@@ -70,6 +70,12 @@ def test_the_released_shape_costs_what_its_layers_add_up_to(dataset, tmp_path): 
     assert found.flops == pytest.approx(7.5e12, rel=0.03)
     assert sum(found.trained.values()) == pytest.approx(1673e6, rel=0.001)  # 1719 M less what nothing reads
     assert any("7" in line and "GFLOP each" in line for line in describe(found, config, 989, 0.3))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_arithmetic_that_is_watched_is_the_plans(stage, dataset, appearance, tmp_path):  # noqa: F811
+    config = planned(stage, dataset, tmp_path, appearance)
+    assert flops(config, warm=False) == pytest.approx(plan(config, bf16=False).flops, rel=0.02)
 
 
 def test_cached_latents_spare_a_quarter_of_the_first_stage(dataset, tmp_path):  # noqa: F811
