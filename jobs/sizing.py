@@ -32,7 +32,7 @@ class Size:
     checkpoints_gb: float
 
 
-def size(hours: float, gpu: str = "a100", use: float = 0.3, kept: int = 2, clips: float = 1.0) -> Size:
+def size(hours: float, gpu: str = "a100", use: float = 0.3, kept: int = 3, clips: float = 1.0) -> Size:
     """`hours` of video; `use`: part of the card's peak that is reached; `clips`: part of the video that is usable."""
     seconds = hours * 3600
     frames = seconds * clips * FPS

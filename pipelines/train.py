@@ -32,7 +32,7 @@ from xnemo.stages import Stage, build_stage
 from xnemo_platform.config import build as build_config
 from xnemo_platform.engine import Validation
 from xnemo_platform.errors import PlatformError
-from xnemo_platform.feed import Sample, Source
+from xnemo_platform.feed import Sample, Source, micro_batch
 from xnemo_platform.trainee import Group, TorchRanks
 from xnemo_platform.trainer import Place, fit
 
@@ -94,7 +94,7 @@ def _absolute(uri: str) -> str:
 def _digest(config: TrainConfig) -> str:
     """Version of the data: the data set's own, or one of all that are mixed."""
     digests = [ClipReader(uri).digest for uri in config.shares]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
 class StageTask:
@@ -178,7 +178,9 @@ class StageTask:
         self.stage.eval()
         found = held_out.losses(self.stage, self.held_out, seed=0) | held_out.gaps(self.stage, self.held_out, seed=0)
         if isinstance(self.held_out, PairBatch) and self.config.loop.zero < 3:  # ZeRO-3 lends weights to its own passes
-            found |= held_out.gradient_ratio(self.stage, self.held_out, seed=0)
+            loop = self.config.loop  # it keeps activations: of no more samples than a step does
+            few = self.held_out.first(micro_batch(loop.batch, loop.workers, loop.accumulate))
+            found |= held_out.gradient_ratio(self.stage, few, seed=0)
         if self.drawn:
             found |= held_out.drawn_gaps(self.stage, self.drawn)
         drawn = redraw(self.stage, self.held_out, steps, seed=0)

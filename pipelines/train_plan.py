@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from xnemo.codec import VaeCodec
 from xnemo.config import ModelConfig
 from xnemo.model import XNeMo
 from xnemo.places import place_table
-from xnemo.stages import Stage, build_stage
+from xnemo.stages import Stage, StageConfig, StageName, build_stage
 from xnemo_platform.feed import micro_batch
 
 GB = 1e9
@@ -111,12 +112,17 @@ def plan(config: TrainConfig, bf16: bool) -> Plan:
 def flops(config: TrainConfig, warm: bool) -> float:
     """FLOPs of one sample, forward and backward, nothing recomputed; `warm`: while the encoder is trained alone."""
     frames = config.clip_frames if config.stage == "temporal" else 1
-    with _without_values():
-        stage = _stage(config.model_copy(update={"checkpointing": ()}))
+    return _flops(_shape(config), config.stage, config.recipe, frames, config.latents, warm)
+
+
+@lru_cache(maxsize=8)
+def _flops(shape: ModelConfig, name: StageName, recipe: StageConfig, frames: int, cached: bool, warm: bool) -> float:
+    with torch.device("meta"), _fresh_tables():  # quicker than tensors that pretend to be on a CPU
+        stage = build_stage(XNeMo(shape), name, recipe)
         if warm and stage.gan is None:
             return 0.0
-        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counted:
-            _forward(stage, 1, frames, config.latents or warm, warm).backward()
+        with FlopCounterMode(display=False) as counted:
+            _forward(stage, 1, frames, cached or warm, warm).backward()
     return float(counted.get_total_flops())
 
 
@@ -137,13 +143,16 @@ def describe(plan: Plan, config: TrainConfig, peak_tflops: float, mfu: float) ->
     ]
 
 
+def _shape(config: TrainConfig) -> ModelConfig:
+    if config.start:
+        return ModelConfig.model_validate_json((Path(config.start) / weights.CONFIG).read_text())
+    assert config.model
+    return config.model
+
+
 def _stage(config: TrainConfig) -> Stage:
     """The configured stage with shapes and no values."""
-    shape = config.model
-    if config.start:
-        shape = ModelConfig.model_validate_json((Path(config.start) / weights.CONFIG).read_text())
-    assert shape
-    stage = build_stage(XNeMo(shape), config.stage, config.recipe)
+    stage = build_stage(XNeMo(_shape(config)), config.stage, config.recipe)
     recompute(stage.model, config.checkpointing)
     return stage
 
@@ -204,11 +213,18 @@ def _gan(stage: Stage, batch: int, f_mot: Tensor) -> Tensor:
 
 @contextmanager
 def _without_values() -> Iterator[None]:
-    """Tensors made inside have no memory. What is remembered between calls must not be one of them."""
+    """Tensors made inside have no memory, and behave as on a CPU."""
+    # files of weights that a recipe names are real
+    with _fresh_tables(), FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+@contextmanager
+def _fresh_tables() -> Iterator[None]:
+    """What is remembered between calls must be no tensor without values."""
     place_table.cache_clear()
     try:
-        with FakeTensorMode():
-            yield
+        yield
     finally:
         place_table.cache_clear()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,16 @@ from xnemo.crops import f_rts
 class _Movable:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
+        return self._each(lambda value: value.to(device))
+
+    def first(self, count: int) -> Self:
+        """Its first `count` samples."""
+        return self._each(lambda value: value[:count] if isinstance(value, Tensor) else value.first(count))
+
+    def _each(self, change: Callable[[Any], Any]) -> Self:
         parts = dataclasses.fields(self)  # type: ignore[arg-type]
         values = {part.name: getattr(self, part.name) for part in parts}
-        return type(self)(**{name: None if value is None else value.to(device) for name, value in values.items()})
+        return type(self)(**{name: None if value is None else change(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True)

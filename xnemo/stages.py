@@ -136,10 +136,7 @@ class Stage(nn.Module):
     def train(self, mode: bool = True) -> Stage:
         """Frozen parts stay in evaluation mode: no dropout, no moving statistics."""
         super().train(mode)
-        for part in self.modules():
-            own = list(part.parameters())
-            if own and not any(p.requires_grad for p in own):
-                part.eval()  # and what is inside it, parameters or not
+        _rest(self)
         self.model.codec.eval()
         return self
 
@@ -322,6 +319,17 @@ def without_gradients(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
+
+
+def _rest(part: nn.Module) -> tuple[bool, bool]:
+    """Put what has parameters and trains none into evaluation mode; (has it any, does it train any), in one walk."""
+    own = list(part.parameters(recurse=False))
+    inside = [_rest(child) for child in part.children()]
+    has = bool(own) or any(has for has, _ in inside)
+    trains = any(p.requires_grad for p in own) or any(trains for _, trains in inside)
+    if has and not trains:
+        part.eval()  # and what is inside it, parameters or not
+    return has, trains
 
 
 def _group(name: str, module: nn.Module, choose: Callable[[str], bool] = lambda _: True) -> dict[str, Any]:

@@ -229,8 +229,8 @@ class _Loop:
 
     def utilisation(self, step: int, seconds: float) -> dict[str, float]:
         """The arithmetic of a step that took so long, and the part of the worker's peak that it is (MFU)."""
-        flops = self.task.flops(step) * self.config.batch / self.ranks.world
-        if not flops or self.ranks.rank:
+        flops = 0.0 if self.ranks.rank else self.task.flops(step) * self.config.batch / self.ranks.world
+        if not flops:
             return {}
         self.peak = self.peak or measured_peak(self.device, self.bf16)
         return {"tflops_per_worker": flops / seconds / 1e12, "mfu": flops / seconds / self.peak}

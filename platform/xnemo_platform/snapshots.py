@@ -7,7 +7,7 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from xnemo_platform.saving import Files, on_host
 
 
-class Snapshots(TorchCheckpointEngine):  # type: ignore[misc]  # DeepSpeed is not typed
+class Snapshots(TorchCheckpointEngine):
     """What DeepSpeed takes for its writer of files: it keeps what it is given. `load` reads files as ever."""
 
     def __init__(self) -> None:

@@ -50,6 +50,8 @@ class Trainee:
             model_parameters=params,
             config=_deepspeed_config(config, world, bf16, sum(p.numel() for p in params)),
         )
+        if world == 1 and not config.zero:  # else all gradients are copied there and back, to be added to nobody's
+            self.engine.enable_backward_allreduce = False
         from xnemo_platform.snapshots import Snapshots
 
         self.engine.checkpoint_engine = self.snapshots = Snapshots()
