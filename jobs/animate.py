@@ -153,12 +153,12 @@ def animate(arguments: argparse.Namespace) -> None:
     try:
         made = stream(model, arguments.portrait, {face: source for face, (_, source) in drivers.items()},
                       progress=bars(), work=work, **vars(asked))  # fmt: skip
-        if arguments.save_motion:
-            save_motion(replace(made.motions[0], model=digest), arguments.save_motion)
         first = next(iter(drivers.values()))[0]
         frames = _beside(made, first, asked) if arguments.side_by_side else made.frames
         save_frames(arguments.output, frames, made.fps, audio=made.audio, audio_start=made.audio_start,
                     model=arguments.model, label=arguments.label, crf=arguments.crf)  # fmt: skip
+        if arguments.save_motion:
+            save_motion(replace(made.drivers[0].whole(), model=digest), arguments.save_motion)
         done = True
     finally:
         keep = not done and work.started()
@@ -209,7 +209,7 @@ def _beside(made: Animation, driving: Path, asked: Options) -> Iterator[np.ndarr
         return side_by_side(made.portrait, None, made.frames)
     if is_picture(driving):
         return side_by_side(made.portrait, repeat(read_image(driving)), made.frames)
-    batches = stream_frames(driving, fps=made.fps, start=asked.start, max_frames=made.count)
+    batches = stream_frames(driving, fps=made.fps, start=asked.start, max_frames=made.count, steady=True)
     return side_by_side(made.portrait, (frame for batch in batches for frame in batch), made.frames)
 
 

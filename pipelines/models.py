@@ -53,10 +53,9 @@ def device(name: str) -> str:
 
 
 def load(folder: str | Path, where: str = "cpu", precision: str = "auto") -> XNeMo:
-    """The model for computing on that device. precision: "fp32", "bf16", "fp16", or "auto": as stored on a GPU, and
-    fp32 on a CPU, which has no fast arithmetic in half precision."""
+    """The model for computing on that device. precision: "fp32", "bf16", "fp16", or "auto", which `xnemo.load`
+    chooses."""
     import torch
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    own = torch.float32 if where == "cpu" else None
-    return xnemo.load(folder, device=where, dtype=dtypes.get(precision, own))
+    return xnemo.load(folder, device=where, dtype=dtypes.get(precision))

@@ -27,8 +27,8 @@ from xnemo.tokens.motion_file import still_rts
 
 HeadMotion = Literal["relative", "still", "absolute"]
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total): "faces" found and "motion" read, in frames; then, interleaved, "steps", calls of
-the denoiser, and finished "frames"."""
+"""Called with (stage, done, total): "faces" found, in frames ("motion" read, where only that is asked for); then,
+interleaved, finished "frames", from 0 on, and "steps", calls of the denoiser."""
 
 MAX_GAP_S = 0.5  # a face lost for longer is refused: what it did meanwhile would be invented
 MAX_JUMP = 0.75  # of the box side, per frame: farther away is another face
@@ -74,8 +74,9 @@ class Driving:
             yield _still(self.path, self.limits)
             return
         yield from stream_frames(
-            self.path, fps=self.fps, max_side=READ_SIDE, start=self.start, max_frames=len(self), limits=self.limits
-        )
+            self.path, fps=self.fps, max_side=READ_SIDE, start=self.start, max_frames=len(self), limits=self.limits,
+            steady=True,
+        )  # fmt: skip
 
     def faces(self, size: int) -> Iterator[np.ndarray]:
         """Batches of the face crops for the motion encoder, uint8 [n,size,size,3]."""
@@ -153,8 +154,9 @@ def prepare_driving(
         nonlocal size
         lately, done = deque([False], maxlen=FOLLOWED), 0
         for frames in stream_frames(
-            path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames, limits=limits, info=info
-        ):
+            path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames, limits=limits, info=info,
+            steady=True,
+        ):  # fmt: skip
             size = (frames.shape[2], frames.shape[1])
             for frame in frames:  # once a face has passed the close look, following it needs no more of them
                 faces = detector.detect(frame, quick=any(lately))

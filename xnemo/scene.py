@@ -75,7 +75,7 @@ class Scene:
         if self.video is None:
             yield from (self.picture for _ in range(self.frames))
             return
-        for batch in stream_frames(self.video, fps=self.fps, max_frames=self.frames):
+        for batch in stream_frames(self.video, fps=self.fps, max_frames=self.frames, steady=True):
             yield from batch
 
 
@@ -86,11 +86,11 @@ def look(
     options: Options,
     detector: FaceDetector,
     progress: Progress | None = None,
-    kept: Callable[[int], Motion | None] = lambda face: None,
+    kept: Callable[[int, Path], Driving | None] = lambda face, path: None,
 ) -> Scene:
     """Find all faces and their motion through space. Raises XNeMoError for whatever cannot be used.
 
-    driving: one source for `options.face`, or one for each face. kept: the motion of a driver that was read before.
+    driving: one source for `options.face`, or one for each face. kept: what an unfinished run knows of a face's driver.
     """
     drivers = dict(driving) if isinstance(driving, Mapping) else {options.face: driving}
     if not drivers:
@@ -101,7 +101,8 @@ def look(
     fps, actors = options.fps, []
     for face, source in drivers.items():
         who = prepare_portrait(picture, config, detector, face)
-        moves = kept(face) or _motion(source, who, options, head, fps, detector, progress)
+        known = None if isinstance(source, Motion) else kept(face, Path(source))
+        moves = known or _motion(source, who, options, head, fps, detector, progress)
         fps = fps or moves.fps
         actors.append(Actor(face, who, moves, crops.square(who.box, crops.REFERENCE_SCALE)[None]))
     frames = min(len(actor.driving) for actor in actors)

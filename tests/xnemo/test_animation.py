@@ -61,7 +61,7 @@ def test_the_result_has_the_drivers_length_and_rate(
     assert clip.frames.shape == (8, model.config.image_size, model.config.image_size, 3)
     assert (clip.frames.dtype, clip.fps, clip.audio) == (np.uint8, 25.0, None)
     ends = [(stage, done) for stage, done, total in stages if done == total]
-    assert ends == [("faces", 8), ("motion", 8), ("steps", 2), ("frames", 8)]
+    assert ends == [("faces", 8), ("steps", 2), ("frames", 8)]
 
 
 def test_the_same_seed_gives_the_same_frames(
