@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from xnemo import animate as animate
     from xnemo.official import export_official as export_official
     from xnemo.official import load_official as load_official
-    from xnemo.weights import load_to_run as load
+    from xnemo.weights import load_to_run
+
+    load = load_to_run
     from xnemo.weights import save as save
 
 _EXPORTS = {

@@ -34,7 +34,7 @@ from xnemo.media.faces import FaceDetector
 from xnemo.media.faces import detector as default_detector
 from xnemo.options import Options
 from xnemo.prepare import Driving, Portrait, Progress
-from xnemo.scene import Source, look
+from xnemo.scene import Actor, Source, look
 from xnemo.stream import OnStep, Stream
 from xnemo.tokens.edit import scale
 from xnemo.tokens.motion_file import Motion, still_rts
@@ -122,37 +122,40 @@ def stream(
         if part and isinstance(actor.driving, Driving):
             part.keep_driving(actor.driving)
         drivers.append(Driver(model, actor.driving, scene.frames, part.codes() if part else None))
-        latents = _denoised(model, actor.portrait, drivers[at], asked, part, at, meter)
+        latents = _denoised(model, actor, drivers[at], asked, part, at, meter)
         results.append(frame for batch in decode(model, latents) for frame in batch)
     frames = _counted(model, scene.composed(results), scene.frames, progress)
     return Animation(frames, scene.frames, scene.fps, scene.audio, scene.audio_start, tuple(drivers), scene.picture)
 
 
 def _denoised(
-    model: XNeMo, portrait: Portrait, driver: Driver, asked: Options, part: Part | None, at: int, meter: Meter
+    model: XNeMo, actor: Actor, driver: Driver, asked: Options, part: Part | None, at: int, meter: Meter
 ) -> Iterator[Tensor]:
     """The latents [1,C,n,h,w] of the clip, in order. What a part kept is not computed again."""
-    scale, who, frames = asked.guidance_scale or 0.0, encode_portrait(model, portrait), driver.frames
-    moved = _mover(model, portrait, asked)
+    scale, first, frames = asked.guidance_scale or 0.0, encode_portrait(model, actor.portrait), driver.frames
+    moved, looks = _mover(model, actor.portrait, asked), actor.looks() if actor.looks else None
 
     def tokens(start: int, end: int) -> Tensor:
         return motion_tokens(model, moved(driver.part(start, end)))
 
+    def who(frame: int) -> Reference:
+        return encode_portrait(model, looks(frame)) if looks else first
+
     if asked.windows == "released":
         shift = np.random.default_rng(asked.seed).integers(0, asked.window_size, asked.steps)
         yield sample(
-            model, who.latents, who.context, tokens(0, frames), who.null_motion, steps=asked.steps,
+            model, first.latents, first.context, tokens(0, frames), first.null_motion, steps=asked.steps,
             guidance_scale=scale, noise=noise(model, frames, asked.seed), windows="released",
             offsets=shift.tolist(), window_size=asked.window_size, overlap=asked.overlap,
             on_step=lambda done, latents: meter.step(at, 0, done - 1, latents, done, asked.steps),
         )  # fmt: skip
         return
     walk = Stream(
-        model, who.latents, who.context, who.null_motion, tokens, frames, steps=asked.steps, guidance_scale=scale,
-        seed=asked.seed, scheduler=asked.scheduler, window_size=asked.window_size, overlap=asked.overlap,
+        model, who, tokens, frames, steps=asked.steps, guidance_scale=scale, seed=asked.seed,
+        scheduler=asked.scheduler, window_size=asked.window_size, overlap=asked.overlap,
         on_step=lambda k, i, latents: meter.step(at, k, i, latents, sum(walk.done), walk.calls),
     )  # fmt: skip
-    for latents in part.finished(walk) if part else walk:
+    for latents in part.finished(walk, first.latents) if part else walk:
         if meter.on_window:
             meter.on_window(walk.first, len(walk.windows), latents)
         yield latents

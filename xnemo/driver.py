@@ -29,7 +29,7 @@ class Driver:
         if isinstance(driving, Motion):
             check_motion(model.config, driving)
         self.model, self.driving, self.frames = model, driving, frames
-        self._codes = codes or tempfile.TemporaryFile()
+        self._codes = codes or tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this does)
         self._row = 4 * model.config.motion_encoder.f_mot
         self._known = os.fstat(self._codes.fileno()).st_size // self._row
         self._batches = self._encoded(driving) if isinstance(driving, Driving) else iter(())

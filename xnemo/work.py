@@ -1,8 +1,8 @@
 """What an unfinished run leaves behind, so that the same command goes on where it stopped.
 
 A hidden folder beside the result holds where the drivers' faces are, their motion as far as it was read, the latents of
-all finished windows, and the state of the denoiser after the last of them. It is small (64 kB a frame at the released shape), is bound by a fingerprint to
-everything that determines the result, and is removed once that exists.
+all finished windows, and the state of the denoiser after the last of them. It is small (66 kB a frame at the released
+shape), is bound by a fingerprint to everything that determines the result, and is removed once that exists.
 """
 
 from __future__ import annotations
@@ -113,10 +113,11 @@ class Part:
         self._codes.touch()
         return self._codes.open("r+b")
 
-    def finished(self, stream: Stream) -> Iterator[Tensor]:
-        """The stream's latents [1,C,n,h,w] from the first: those kept, then new ones, kept as they come."""
+    def finished(self, stream: Stream, like: Tensor) -> Iterator[Tensor]:
+        """The stream's latents [1,C,n,h,w] from the first: those kept, then new ones, kept as they come.
+
+        like [1,C,h,w]: one frame of them, on the device where they are wanted."""
         saved = self._loaded(self._state)
-        like = stream.reference
         if saved is not None:
             frames = int(saved.pop("frames"))
             if not self._latents.exists() or self._latents.stat().st_size < frames * like[0].numel() * 4:

@@ -56,8 +56,9 @@ def stream_frames(
 
     fps: resample by time stamps. size: (width, height); max_side: shrink so that no side is longer. start,
     end: seconds. steady: never by decord, which decodes ahead of a slow reader, by hundreds of MB, and hangs on some
-    damaged files; for processes that do more than decode. Raises MediaError where frames are missing or damaged (`truncated`, `corrupt`); with
-    refuse_damage also where the decoder would paint over the damage, at the latest after the last frame.
+    damaged files; for processes that do more than decode. Raises MediaError where frames are missing or damaged
+    (`truncated`, `corrupt`); with refuse_damage also where the decoder would paint over the damage, at the latest
+    after the last frame.
     """
     info = info or probe(path, limits)
     width, height = size or shrunk(info, max_side)
