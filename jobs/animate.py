@@ -247,10 +247,10 @@ def list_faces(output: Path, sources: Sequence[Path]) -> int:
     from xnemo.media.faces import detector, numbered
     from xnemo.media.images import write_image
     from xnemo.media.limits import MediaError
-    from xnemo.media.writing import check_writable, format_of
+    from xnemo.media.writing import PICTURES, check_writable
     from xnemo.prepare import find_faces, picture_of
 
-    if format_of(output) != "picture":
+    if output.suffix.lower() not in PICTURES:
         raise XNeMoError(f"{output}: the numbered faces are a picture: end the name in .png or .jpg")
     finder = detector()
     check_writable(output)

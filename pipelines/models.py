@@ -47,9 +47,12 @@ def device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise PlatformError(f"--device {name}: this machine has no GPU that torch can use; write --device cpu.")
     try:
-        return str(torch.device(name))
+        found = torch.device(name)
     except RuntimeError:
-        raise PlatformError(f"--device {name}: no such device; write cpu, cuda or auto.") from None
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise PlatformError(f"--device {name}: no such device; write cpu, cuda or auto.")
+    return str(found)
 
 
 def load(folder: str | Path, where: str = "cpu", precision: str = "auto") -> XNeMo:

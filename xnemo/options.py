@@ -89,7 +89,7 @@ def check_options(config: ModelConfig, steps: int, guidance_scale: float) -> Non
     if not 1 <= steps < config.schedule.train_steps:
         raise XNeMoError(f"steps is {steps}: give 1 to {config.schedule.train_steps - 1}")
     if not (math.isfinite(guidance_scale) and 0 <= guidance_scale <= 30):
-        raise XNeMoError(f"guidance_scale is {guidance_scale}: give a number from 0 to 30 (default 3.5)")
+        raise XNeMoError(f"guidance_scale is {guidance_scale}: give a number from 0 to 30")
 
 
 def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:

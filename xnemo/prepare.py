@@ -174,7 +174,8 @@ def prepare_driving(
 def check_span(start: float, end: float | None) -> None:
     """Refuse seconds of a video that are no span."""
     if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
-        raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
+        until = "the video's end" if end is None else f"{end:g} s"
+        raise XNeMoError(f"the span from {start:g} s to {until} is none: give 0 <= start < end")
 
 
 def _prepare_still(

@@ -69,6 +69,8 @@ def test_a_whole_run_leaves_the_video_and_nothing_else(tmp_path: Path, pair: lis
         (["-o", "o.mp4", "--seed", "-1"], "seed is -1"),
         (["-o", "o.mp4", "--max-memory", "nan"], "max-memory is nan"),
         (["-o", "d.mp4"], "what is read"),
+        (["-o", ""], "no name for a result"),
+        (["-o", "o.mp4", "--device", "meta"], "no such device"),
         (["--list-faces", "f.txt"], "are a picture"),
         (["-o", "o.mp4", "--max-memory", "0.001"], "GiB are too little"),
         (["-o", "d.mp4/o.mp4"], "cannot be written"),
