@@ -2,7 +2,7 @@
 
 Which decoder reads a file is settled by its header, never by trial: decord seeks and resizes by itself, but
 0.6.0 knows no AV1, repeats frames at the end of files with edit lists, and resizes a rotated picture before
-it is turned. Those files, and any whose frame counts disagree, go to PyAV.
+it is turned. Those files, and any whose frame counts disagree, go to PyAV; so does all that is read `steady`.
 
 Frames are uint8 RGB, HWC, with the container's rotation applied. Times are the container's own time stamps,
 in seconds from the first presented frame, so variable frame rates come out right.
