@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
     import xnemo
     from pipelines.models import locate
+    from xnemo.weights import load
 
     if arguments.kind == "import":
         import torch
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
             print(report)
         print(xnemo.save(model, arguments.output))
     elif arguments.kind == "export":
-        xnemo.export_official(xnemo.load(locate(arguments.source)), arguments.output)
+        xnemo.export_official(load(locate(arguments.source)), arguments.output)
         print(arguments.output)
     elif arguments.kind == "register":
         from xnemo_platform import registry
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         version = registry.publish(locate(str(arguments.source)), arguments.name, arguments.alias)
         print(f"models:/{arguments.name}@{arguments.alias} is version {version}")
     else:
-        model = xnemo.load(locate(arguments.source))
+        model = load(locate(arguments.source))
         for name, part in model.named_children():
             print(f"{name:<16}{sum(p.numel() for p in part.parameters()) / 1e6:10.2f} M parameters")
     return 0

@@ -21,8 +21,6 @@ def bars() -> Callable[[str, int, int], None]:
         if stage == "frames":
             frames = total
             return
-        if stage == "motion":
-            frames = max(frames, total)
         if stage == "steps" and frames:
             done, total = done * frames // total, frames
         bar = shown.get(stage)

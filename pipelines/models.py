@@ -47,16 +47,18 @@ def device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise PlatformError(f"--device {name}: this machine has no GPU that torch can use; write --device cpu.")
     try:
-        return str(torch.device(name))
+        found = torch.device(name)
     except RuntimeError:
-        raise PlatformError(f"--device {name}: no such device; write cpu, cuda or auto.") from None
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise PlatformError(f"--device {name}: no such device; write cpu, cuda or auto.")
+    return str(found)
 
 
 def load(folder: str | Path, where: str = "cpu", precision: str = "auto") -> XNeMo:
-    """The model for computing on that device. precision: "fp32", "bf16", "fp16", or "auto": as stored on a GPU, and
-    fp32 on a CPU, which has no fast arithmetic in half precision."""
+    """The model for computing on that device. precision: "fp32", "bf16", "fp16", or "auto", which `xnemo.load`
+    chooses."""
     import torch
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    own = torch.float32 if where == "cpu" else None
-    return xnemo.load(folder, device=where, dtype=dtypes.get(precision, own))
+    return xnemo.load(folder, device=where, dtype=dtypes.get(precision))

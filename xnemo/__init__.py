@@ -1,6 +1,6 @@
 """X-NeMo (ICLR 2025): animate one portrait with the head motion and expression of a driving video.
 
-    model = xnemo.load("folder")                      # or xnemo.load_official("pretrained_weights/")
+    model = xnemo.load("xnemo/bundled")               # or xnemo.load_official("pretrained_weights/")
     clip = xnemo.animate(model, portrait="p.png", driving="d.mp4")
     clip.save("out.mp4")
 
@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from xnemo import animate as animate
     from xnemo.official import export_official as export_official
     from xnemo.official import load_official as load_official
-    from xnemo.weights import load as load
+    from xnemo.weights import load_to_run
+
+    load = load_to_run
     from xnemo.weights import save as save
 
-_EXPORTS = {"load": "weights", "save": "weights", "load_official": "official", "export_official": "official"}
+_EXPORTS = {
+    "load": ("weights", "load_to_run"),
+    "save": ("weights", "save"),
+    "load_official": ("official", "load_official"),
+    "export_official": ("official", "export_official"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,5 +32,6 @@ def __getattr__(name: str) -> Any:
     if name == "animate":  # a module that can be called: xnemo.animate(...) and xnemo.animate.sample(...)
         return importlib.import_module("xnemo.animate")
     if name in _EXPORTS:
-        return getattr(importlib.import_module(f"xnemo.{_EXPORTS[name]}"), name)
+        module, own_name = _EXPORTS[name]
+        return getattr(importlib.import_module(f"xnemo.{module}"), own_name)
     raise AttributeError(f"module 'xnemo' has no attribute {name!r}")

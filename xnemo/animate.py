@@ -92,7 +92,7 @@ def predict(
 
 
 def prepare(
-    model: XNeMo, reference_latents: Tensor, context: Tensor, motion: Tensor, null_motion: Tensor, scale: float
+    model: XNeMo, reference_latents: Tensor, context: Tensor, motion: Tensor | None, null_motion: Tensor, scale: float
 ) -> tuple[Conditions, Conditions | None]:
     """What the two guidance branches share over all steps and windows; no second branch at scale 1.
 
@@ -100,7 +100,7 @@ def prepare(
     """
     weight = model.denoiser.conv_in.weight
     reference = model.reference_net(reference_latents.to(weight), context.to(weight))
-    cond = model.denoiser.prepare(context.to(weight), motion.to(weight), reference)
+    cond = model.denoiser.prepare(context.to(weight), None if motion is None else motion.to(weight), reference)
     if scale == 1:
         return cond, None
     return cond, model.denoiser.prepare(model.null_context(1), null_motion.to(weight))

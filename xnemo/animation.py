@@ -18,9 +18,9 @@ from torch import Tensor
 
 from xnemo.animate import sample
 from xnemo.clip import Clip
+from xnemo.driver import Driver
 from xnemo.encode import (
     Reference,
-    check_motion,
     decode,
     encode_driving,
     encode_faces,
@@ -33,7 +33,7 @@ from xnemo.encode import (
 from xnemo.media.faces import FaceDetector
 from xnemo.media.faces import detector as default_detector
 from xnemo.options import Options
-from xnemo.prepare import Portrait, Progress
+from xnemo.prepare import Driving, Portrait, Progress
 from xnemo.scene import Actor, Source, look
 from xnemo.stream import OnStep, Stream
 from xnemo.tokens.edit import scale
@@ -60,7 +60,7 @@ class Animation:
     fps: float
     audio: Path | None
     audio_start: float
-    motions: tuple[Motion, ...]  # of the drivers, as they were taken from them
+    drivers: tuple[Driver, ...]  # their motion, as it was taken from them
     portrait: np.ndarray  # the whole picture, uint8 [H,W,3]
 
 
@@ -106,58 +106,64 @@ def stream(
     work: Work | None = None,
     **options: Any,
 ) -> Animation:
-    """As `animate`, but the frames are made as they are read, so that memory does not grow with the clip: what is held
-    of each frame is its motion (2 kB) and box. work: where finished windows are kept, to go on after a crash."""
+    """As `animate`, but the frames are made as they are read: the driver's video is decoded and encoded, its windows
+    denoised and their pictures made a few at a time, so memory does not grow with the clip. What is held of each frame
+    is its box and f_rts (44 bytes). work: where finished windows are kept, to go on after a crash."""
     asked = Options(**options).checked(model.config)
     faces = list(driving) if isinstance(driving, Mapping) else [asked.face]
     parts = {face: work.part(f"face-{face}") for face in faces} if work else {}
     scene = look(
         model.config, portrait, driving, asked, detector or default_detector(), progress,
-        kept=lambda face: parts[face].motion() if parts else None,
+        kept=lambda face, path: parts[face].driving(path) if parts else None,
     )  # fmt: skip
-    for actor in scene.actors:
-        if isinstance(actor.driving, Motion):
-            check_motion(model.config, actor.driving)
-    motions = tuple(_motion(model, actor, progress).part(0, scene.frames) for actor in scene.actors)
-    meter = Meter(len(motions), on_step, on_window, progress)
-    results = []
-    for at, (actor, motion) in enumerate(zip(scene.actors, motions, strict=True)):
+    meter, drivers, results = Meter(len(scene.actors), on_step, on_window, progress), [], []
+    for at, actor in enumerate(scene.actors):
         part = parts.get(actor.face)
-        if part:
-            part.keep_motion(motion)
-        latents = _denoised(model, actor.portrait, _moved(model, actor, motion, asked), asked, part, at, meter)
+        if part and isinstance(actor.driving, Driving):
+            part.keep_driving(actor.driving)
+        drivers.append(Driver(model, actor.driving, scene.frames, part.codes() if part else None))
+        latents = _denoised(model, actor, drivers[at], asked, part, at, meter)
         results.append(frame for batch in decode(model, latents) for frame in batch)
     frames = _counted(model, scene.composed(results), scene.frames, progress)
-    return Animation(frames, scene.frames, scene.fps, scene.audio, scene.audio_start, motions, scene.picture)
+    return Animation(frames, scene.frames, scene.fps, scene.audio, scene.audio_start, tuple(drivers), scene.picture)
 
 
 def _denoised(
-    model: XNeMo, portrait: Portrait, motion: Motion, asked: Options, part: Part | None, at: int, meter: Meter
+    model: XNeMo, actor: Actor, driver: Driver, asked: Options, part: Part | None, at: int, meter: Meter
 ) -> Iterator[Tensor]:
     """The latents [1,C,n,h,w] of the clip, in order. What a part kept is not computed again."""
-    scale, who, frames = asked.guidance_scale or 0.0, encode_portrait(model, portrait), len(motion)
+    scale, first, frames = asked.guidance_scale or 0.0, encode_portrait(model, actor.portrait), driver.frames
+    moved, looks = _mover(model, actor.portrait, asked), actor.looks() if actor.looks else None
+
+    def tokens(start: int, end: int) -> Tensor:
+        return motion_tokens(model, moved(driver.part(start, end)))
+
+    def who(frame: int) -> Reference:
+        return encode_portrait(model, looks(frame)) if looks else first
+
     if asked.windows == "released":
         shift = np.random.default_rng(asked.seed).integers(0, asked.window_size, asked.steps)
         yield sample(
-            model, who.latents, who.context, motion_tokens(model, motion), who.null_motion, steps=asked.steps,
+            model, first.latents, first.context, tokens(0, frames), first.null_motion, steps=asked.steps,
             guidance_scale=scale, noise=noise(model, frames, asked.seed), windows="released",
             offsets=shift.tolist(), window_size=asked.window_size, overlap=asked.overlap,
             on_step=lambda done, latents: meter.step(at, 0, done - 1, latents, done, asked.steps),
         )  # fmt: skip
         return
     walk = Stream(
-        model, who.latents, who.context, who.null_motion, lambda a, b: motion_tokens(model, motion.part(a, b)), frames,
-        steps=asked.steps, guidance_scale=scale, seed=asked.seed, scheduler=asked.scheduler,
-        window_size=asked.window_size, overlap=asked.overlap,
+        model, who, tokens, frames, steps=asked.steps, guidance_scale=scale, seed=asked.seed,
+        scheduler=asked.scheduler, window_size=asked.window_size, overlap=asked.overlap,
         on_step=lambda k, i, latents: meter.step(at, k, i, latents, sum(walk.done), walk.calls),
     )  # fmt: skip
-    for latents in part.finished(walk) if part else walk:
+    for latents in part.finished(walk, first.latents) if part else walk:
         if meter.on_window:
             meter.on_window(walk.first, len(walk.windows), latents)
         yield latents
 
 
 def _counted(model: XNeMo, frames: Iterable[np.ndarray], count: int, progress: Progress | None) -> Iterator[np.ndarray]:
+    if progress:
+        progress("frames", 0, count)
     with evaluating(model):
         for done, frame in enumerate(frames, 1):
             if progress:
@@ -182,21 +188,22 @@ class Meter:
             self.progress("steps", sum(self.done), total * len(self.done))
 
 
-def _motion(model: XNeMo, actor: Actor, progress: Progress | None) -> Motion:
-    driving = actor.driving
-    return driving if isinstance(driving, Motion) else encode_driving(model, driving, progress)
-
-
 @torch.no_grad()
-def _moved(model: XNeMo, actor: Actor, motion: Motion, asked: Options) -> Motion:
-    """The motion as the options want it: all, part, less or more of it."""
-    if asked.move == "expression":
-        motion = replace(motion, f_rts=still_rts(len(motion)))
-    if asked.strength == 1 and asked.move != "head":
-        return motion
-    with evaluating(model):
-        own = model.motion_encoder.encode(signed(model, actor.portrait.face[None]))[0].float().cpu().numpy()
-    if asked.move == "head":
-        motion = replace(motion, f_mot=np.repeat(own[None], len(motion), axis=0))
-    shift, size = motion.f_rts[:, :2] * asked.strength, motion.f_rts[:, 2:] ** asked.strength
-    return replace(scale(motion, asked.strength, own), f_rts=np.concatenate([shift, size], axis=1))
+def _mover(model: XNeMo, portrait: Portrait, asked: Options) -> Callable[[Motion], Motion]:
+    """What makes of a driver's motion the motion that the options want: all, part, less or more of it."""
+    own = np.empty(0, np.float32)
+    if asked.strength != 1 or asked.move == "head":
+        with evaluating(model):
+            own = model.motion_encoder.encode(signed(model, portrait.face[None]))[0].float().cpu().numpy()
+
+    def moved(motion: Motion) -> Motion:
+        if asked.move == "expression":
+            motion = replace(motion, f_rts=still_rts(len(motion)))
+        if asked.move == "head":
+            motion = replace(motion, f_mot=np.repeat(own[None], len(motion), axis=0))
+        if asked.strength == 1:
+            return motion
+        shift, size = motion.f_rts[:, :2] * asked.strength, motion.f_rts[:, 2:] ** asked.strength
+        return replace(scale(motion, asked.strength, own), f_rts=np.concatenate([shift, size], axis=1))
+
+    return moved

@@ -39,7 +39,7 @@ class Options:
     face: int = 0
     """Which face of the portrait, 0 the largest."""
     driving_face: int = 0
-    """Which face of the driving video, by its size in the first frame that shows one."""
+    """Which face of the driving video, by its size in the first frame that shows so many."""
     start: float = 0.0
     end: float | None = None
     """Seconds of the driving video."""
@@ -61,6 +61,8 @@ class Options:
         """Itself, with the model's guidance scale filled in. Raises XNeMoError for what could not run."""
         scale = config.guidance_scale if self.guidance_scale is None else self.guidance_scale
         check_options(config, self.steps, scale)
+        if not 0 <= self.seed < 1 << 63:
+            raise XNeMoError(f"seed is {self.seed}: give a whole number from 0 to 2^63 - 1")
         longest, rate = config.temporal_max_len, self.fps
         _one_of("scheduler", self.scheduler, SCHEDULERS)
         _one_of("head_motion", self.head_motion, (None, *get_args(HeadMotion)))
@@ -87,7 +89,7 @@ def check_options(config: ModelConfig, steps: int, guidance_scale: float) -> Non
     if not 1 <= steps < config.schedule.train_steps:
         raise XNeMoError(f"steps is {steps}: give 1 to {config.schedule.train_steps - 1}")
     if not (math.isfinite(guidance_scale) and 0 <= guidance_scale <= 30):
-        raise XNeMoError(f"guidance_scale is {guidance_scale}: give a number from 0 to 30 (default 3.5)")
+        raise XNeMoError(f"guidance_scale is {guidance_scale}: give a number from 0 to 30")
 
 
 def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -4,8 +4,9 @@ the face detector (paper section 3.3; released code: crops of 2.0 and 1.1 times 
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -27,8 +28,8 @@ from xnemo.tokens.motion_file import still_rts
 
 HeadMotion = Literal["relative", "still", "absolute"]
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total): "faces" found and "motion" read, in frames; then, interleaved, "steps", calls of
-the denoiser, and finished "frames"."""
+"""Called with (stage, done, total): "faces" found, in frames ("motion" read, where only that is asked for); then,
+interleaved, finished "frames", from 0 on, and "steps", calls of the denoiser."""
 
 MAX_GAP_S = 0.5  # a face lost for longer is refused: what it did meanwhile would be invented
 MAX_JUMP = 0.75  # of the box side, per frame: farther away is another face
@@ -74,8 +75,9 @@ class Driving:
             yield _still(self.path, self.limits)
             return
         yield from stream_frames(
-            self.path, fps=self.fps, max_side=READ_SIDE, start=self.start, max_frames=len(self), limits=self.limits
-        )
+            self.path, fps=self.fps, max_side=READ_SIDE, start=self.start, max_frames=len(self), limits=self.limits,
+            steady=True,
+        )  # fmt: skip
 
     def faces(self, size: int) -> Iterator[np.ndarray]:
         """Batches of the face crops for the motion encoder, uint8 [n,size,size,3]."""
@@ -113,7 +115,11 @@ def prepare_portrait(
         raise MediaError("no_face", "no face was found in the portrait: give a picture that shows one from the front")
     if not 0 <= (face or 0) < len(faces):
         raise _no_such_face(face or 0, "the portrait", len(faces))
-    box = np.asarray(faces[face or 0].box, dtype=np.float64)
+    return cut_portrait(image, np.asarray(faces[face or 0].box, dtype=np.float64), config)
+
+
+def cut_portrait(image: np.ndarray, box: np.ndarray, config: ModelConfig) -> Portrait:
+    """The crops of a picture uint8 [H,W,3] whose face [4] is known."""
     height, width = image.shape[:2]
     reference = cut(image[None], crops.square(box, crops.REFERENCE_SCALE)[None], config.image_size)[0]
     motion = cut(image[None], crops.square(box, crops.MOTION_SCALE)[None], config.motion_encoder.image_size)[0]
@@ -138,7 +144,7 @@ def prepare_driving(
 
     A picture counts as a video of one frame. fps: resample to this rate (default: the video's own). portrait is needed
     for "absolute" only, and must then have the video's aspect ratio. face: which one, by size in the first frame that
-    shows any.
+    shows so many.
     """
     path, start, detector = Path(path), start or 0.0, detector or default_detector()
     if is_picture(path):
@@ -147,31 +153,29 @@ def prepare_driving(
     check_span(start, end)
     rate = float(Fraction(fps or info.fps).limit_denominator(1001))  # 24.999… is 25
     total = min(math.ceil((min(end or info.duration, info.duration) - start) * rate), max_frames or 1 << 40)
-    size = (0, 0)
-
-    def look() -> Iterator[list[Face]]:
-        nonlocal size
-        lately, done = deque([False], maxlen=FOLLOWED), 0
-        for frames in stream_frames(
-            path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames, limits=limits, info=info
-        ):
-            size = (frames.shape[2], frames.shape[1])
-            for frame in frames:  # once a face has passed the close look, following it needs no more of them
-                faces = detector.detect(frame, quick=any(lately))
-                lately.append(bool(faces))
-                yield faces
-            done += len(frames)
-            if progress:
-                progress("faces", done, max(total, done))
-
-    boxes = crops.smooth_boxes(bridge(follow(look(), face, path.name), rate, path.name), SIGMA_S * rate)
+    size, follower, lately, done = (0, 0), Follower(face, path.name), deque([False], maxlen=FOLLOWED), 0
+    for frames in stream_frames(
+        path, fps=rate, max_side=READ_SIDE, start=start, end=end, max_frames=max_frames, limits=limits, info=info,
+        steady=True,
+    ):  # fmt: skip
+        size = (frames.shape[2], frames.shape[1])
+        for frame in frames:  # once a face has passed the close look, following it needs no more of them
+            faces = detector.detect(frame, quick=any(lately))
+            if not follower.see(faces):
+                follower.look_again(detector, frame)
+            lately.append(bool(faces))
+        done += len(frames)
+        if progress:
+            progress("faces", done, max(total, done))
+    boxes = crops.smooth_boxes(bridge(follower.boxes(), rate, path.name), SIGMA_S * rate)
     return Driving(path, boxes, _f_rts(boxes, head_motion, portrait, size), rate, start, info.has_audio, limits)
 
 
 def check_span(start: float, end: float | None) -> None:
     """Refuse seconds of a video that are no span."""
     if not (math.isfinite(start) and start >= 0) or not (end is None or (math.isfinite(end) and end > start)):
-        raise XNeMoError(f"start {start} s and end {end} s: give 0 <= start < end")
+        until = "the video's end" if end is None else f"{end:g} s"
+        raise XNeMoError(f"the span from {start:g} s to {until} is none: give 0 <= start < end")
 
 
 def _prepare_still(
@@ -184,7 +188,9 @@ def _prepare_still(
     limits: Limits,
 ) -> Driving:
     picture = _still(path, limits)
-    boxes = bridge(follow([detector.detect(picture[0])], face, path.name), STILL_FPS, path.name)
+    follower = Follower(face, path.name)
+    follower.see(detector.detect(picture[0]))
+    boxes = bridge(follower.boxes(), STILL_FPS, path.name)
     f_rts = _f_rts(boxes, head_motion, portrait, (picture.shape[2], picture.shape[1]))
     return Driving(path, boxes, f_rts, fps or STILL_FPS, 0.0, False, limits)
 
@@ -196,25 +202,41 @@ def _still(path: Path, limits: Limits) -> np.ndarray:
     return resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale))[None]
 
 
-def follow(seen: Iterable[Sequence[Face]], face: int = 0, name: str = "the video") -> np.ndarray:
-    """Boxes [F,4] of one face through the frames: the `face`-th by size of the first frame that shows any, then always
-    the nearest; rows of NaN where it is lost. Raises MediaError (`no_such_face`)."""
-    boxes: list[np.ndarray] = []
-    last: np.ndarray | None = None
-    for faces in seen:
-        chosen: Face | None = None
-        if last is not None:
-            chosen = min(faces, key=partial(_distance, last=last), default=None)
-            if chosen is not None and _distance(chosen, last) > MAX_JUMP:
-                chosen = None
-        elif faces:
-            if not 0 <= face < len(faces):
-                raise _no_such_face(face, f"{name}, where it first shows a face,", len(faces))
-            chosen = sorted(faces, key=_side, reverse=True)[face]
-        if chosen is not None:
-            last = np.asarray(chosen.box, dtype=np.float64)
-        boxes.append(np.full(4, np.nan) if chosen is None or last is None else last)
-    return np.array(boxes).reshape(-1, 4)
+class Follower:
+    """One face through the frames of a video: the `face`-th by size of the first frame that shows so many, then always
+    the nearest."""
+
+    def __init__(self, face: int = 0, name: str = "the video") -> None:
+        self.face, self.name, self.most = face, name, 0
+        self.last: np.ndarray | None = None
+        self._seen = array("d")  # not one small object a frame: they would keep the heap from shrinking between them
+
+    def see(self, faces: Sequence[Face]) -> bool:
+        """The faces of the next frame; whether the one that is followed is among them."""
+        chosen = self._choose(faces)
+        self.last = self.last if chosen is None else np.asarray(chosen.box, dtype=np.float64)
+        self.most = max(self.most, len(faces))
+        self._seen.extend((math.nan,) * 4 if chosen is None else chosen.box)
+        return chosen is not None
+
+    def look_again(self, detector: FaceDetector, frame: np.ndarray) -> None:
+        """Search the frame just seen where the face was last: there it is found beside a larger one, too."""
+        if self.last is not None:
+            del self._seen[-4:]
+            self.see(detector.around(frame, self.last))
+
+    def boxes(self) -> np.ndarray:
+        """[F,4], rows of NaN where it is lost. Raises MediaError (`no_such_face`) if no frame showed so many."""
+        if self.last is None and self.most and not 0 <= self.face < self.most:
+            raise _no_such_face(self.face, f"{self.name}, where it shows most,", self.most)
+        return np.array(self._seen).reshape(-1, 4)
+
+    def _choose(self, faces: Sequence[Face]) -> Face | None:
+        if self.last is None:
+            by_size = sorted(faces, key=_side, reverse=True)
+            return by_size[self.face] if 0 <= self.face < len(faces) else None
+        nearest = min(faces, key=partial(_distance, last=self.last), default=None)
+        return None if nearest is None or _distance(nearest, self.last) > MAX_JUMP else nearest
 
 
 def _no_such_face(face: int, where: str, count: int) -> MediaError:

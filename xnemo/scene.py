@@ -6,8 +6,9 @@ frame. The first driver gives the frame rate and the sound; the shortest of all 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from xnemo import crops
 from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
 from xnemo.media.faces import FaceDetector
-from xnemo.media.images import is_picture
+from xnemo.media.images import is_picture, resize
 from xnemo.media.video import probe, stream_frames
 from xnemo.options import Options
 from xnemo.paste import paste
@@ -26,12 +27,14 @@ from xnemo.prepare import (
     HeadMotion,
     Portrait,
     Progress,
+    cut_portrait,
     picture_of,
     prepare_driving,
     prepare_portrait,
 )
 from xnemo.tokens.motion_file import Motion, still_rts
 
+PASTED_SIDE, PASTED_PIXELS = 4096, 4096 * 2304  # a larger picture is shrunk for a face in it: no player decodes more
 Source = str | Path | Motion
 """What drives a face: a video, a picture, or a motion taken before."""
 
@@ -39,17 +42,19 @@ Source = str | Path | Motion
 @dataclass(frozen=True)
 class Actor:
     """One face of the portrait and its driver: a followed video, or a motion. squares [F or 1,4]: where the result
-    belongs in the whole picture."""
+    belongs in the whole picture. looks: of a video portrait, begins to give its look at frames asked for in order."""
 
     face: int
     portrait: Portrait
     driving: Driving | Motion
     squares: np.ndarray
+    looks: Callable[[], Callable[[int], Portrait]] | None = None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """picture uint8 [H,W,3]: the whole portrait, of a video its first frame. audio from audio_start (s) on."""
+    """picture uint8 [H,W,3]: the whole portrait, of a video its first frame, shrunk where it is very large. audio:
+    heard from audio_start (s) on."""
 
     picture: np.ndarray
     video: Path | None
@@ -75,7 +80,7 @@ class Scene:
         if self.video is None:
             yield from (self.picture for _ in range(self.frames))
             return
-        for batch in stream_frames(self.video, fps=self.fps, max_frames=self.frames):
+        for batch in stream_frames(self.video, fps=self.fps, max_frames=self.frames, steady=True):
             yield from batch
 
 
@@ -86,28 +91,33 @@ def look(
     options: Options,
     detector: FaceDetector,
     progress: Progress | None = None,
-    kept: Callable[[int], Motion | None] = lambda face: None,
+    kept: Callable[[int, Path], Driving | None] = lambda face, path: None,
 ) -> Scene:
     """Find all faces and their motion through space. Raises XNeMoError for whatever cannot be used.
 
-    driving: one source for `options.face`, or one for each face. kept: the motion of a driver that was read before.
+    driving: one source for `options.face`, or one for each face. kept: what an unfinished run knows of a face's driver.
     """
     drivers = dict(driving) if isinstance(driving, Mapping) else {options.face: driving}
     if not drivers:
         raise XNeMoError("no driver was given: name a video, a picture or a motion file")
     picture = picture_of(portrait)
+    height, width = picture.shape[:2]
+    shrink = min(1.0, PASTED_SIDE / max(height, width), math.sqrt(PASTED_PIXELS / (height * width)))
     video = Path(portrait) if isinstance(portrait, str | Path) and not is_picture(portrait) else None
     head: HeadMotion = options.head_motion or ("still" if video else "relative")
     fps, actors = options.fps, []
     for face, source in drivers.items():
         who = prepare_portrait(picture, config, detector, face)
-        moves = kept(face) or _motion(source, who, options, head, fps, detector, progress)
+        known = None if isinstance(source, Motion) else kept(face, Path(source))
+        moves = known or _motion(source, who, options, head, fps, detector, progress)
         fps = fps or moves.fps
-        actors.append(Actor(face, who, moves, crops.square(who.box, crops.REFERENCE_SCALE)[None]))
+        actors.append(Actor(face, who, moves, crops.square(who.box, crops.REFERENCE_SCALE)[None] * shrink))
     frames = min(len(actor.driving) for actor in actors)
     if video:
-        actors = [_followed(actor, video, fps or 25.0, frames, detector, progress) for actor in actors]
+        actors = [_followed(config, actor, video, fps or 25.0, frames, detector, progress) for actor in actors]
         frames = min(frames, *(len(actor.squares) for actor in actors))
+    if shrink < 1:
+        picture = resize(picture, round(width * shrink), round(height * shrink))
     audio, audio_start = _sound(drivers, options)
     pasted = options.paste_back or len(actors) > 1 or video is not None
     return Scene(picture, video, tuple(actors), frames, fps or 25.0, audio, audio_start, pasted)
@@ -133,15 +143,30 @@ def _motion(
 
 
 def _followed(
-    actor: Actor, video: Path, fps: float, frames: int, detector: FaceDetector, progress: Progress | None
+    config: ModelConfig,
+    actor: Actor,
+    video: Path,
+    fps: float,
+    frames: int,
+    detector: FaceDetector,
+    progress: Progress | None,
 ) -> Actor:
-    """The actor with the places of its face in a portrait that is a video."""
+    """The actor with the places and looks of its face in a portrait that is a video."""
     seen = prepare_driving(
         video, detector, head_motion="still", fps=fps, max_frames=frames, progress=progress, face=actor.face
     )
     info = probe(video)
     squares = crops.square(seen.boxes, crops.REFERENCE_SCALE) * max(1.0, max(info.width, info.height) / READ_SIDE)
-    return Actor(actor.face, actor.portrait, actor.driving, squares)
+    return replace(actor, squares=squares, looks=lambda: _looks(config, seen))
+
+
+def _looks(config: ModelConfig, seen: Driving) -> Callable[[int], Portrait]:
+    numbered = enumerate(frame for batch in seen.frames() for frame in batch)
+
+    def at(wanted: int) -> Portrait:
+        return next(cut_portrait(frame, seen.boxes[n], config) for n, frame in numbered if n == wanted)
+
+    return at
 
 
 def _sound(drivers: Mapping[int, Source], options: Options) -> tuple[Path | None, float]:

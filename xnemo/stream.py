@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xnemo.animate import guide, initial_latents
+from xnemo.animate import guide, initial_latents, prepare
 from xnemo.denoiser import Conditions
+from xnemo.encode import Reference
 from xnemo.errors import XNeMoError
 from xnemo.model import XNeMo
 from xnemo.schedule import Schedule
@@ -33,6 +34,8 @@ class Stretch:
 
     latents: Tensor  # [1,C,n,h,w], fp32
     motion: Tensor  # [1,n,L,c]
+    cond: Conditions
+    uncond: Conditions | None
     total: Tensor  # weighted predictions of the step under way
     weight: Tensor  # [n]
     solver: Solver
@@ -44,16 +47,15 @@ class Stretch:
 class Stream:
     """Denoises one clip; iterate over it for finished latents [1,C,n,h,w], in order.
 
-    reference_latents [1,C,h,w], context [1,1,d], null_motion [1,1,L,c]: as in `sample`. motion(start, end): the tokens
-    [1,n,L,c] of these frames. `state` after any stretch, given to `go_on` of a new stream, continues to the bit.
+    who(first): what the portrait contributes to the stretch that begins with this frame; asked for in order, the same
+    object as long as it is the same portrait. motion(start, end): the tokens [1,n,L,c] of these frames. `state` after
+    any stretch, given to `go_on` of a new stream, continues to the bit.
     """
 
     def __init__(
         self,
         model: XNeMo,
-        reference_latents: Tensor,
-        context: Tensor,
-        null_motion: Tensor,
+        who: Callable[[int], Reference],
         motion: Callable[[int, int], Tensor],
         frames: int,
         *,
@@ -66,7 +68,7 @@ class Stream:
         overlap: int = OVERLAP,
         on_step: OnStep | None = None,
     ) -> None:
-        self.model, self.reference, self.motion, self.scale = model, reference_latents, motion, guidance_scale
+        self.model, self.who, self.motion, self.scale = model, who, motion, guidance_scale
         self.solver, self.initial, self.on_step = solver(model.config.schedule, scheduler, steps), initial, on_step
         self.schedule, self.steps = Schedule(model.config.schedule), len(self.solver.times)
         self.windows = open_windows(frames, 0, window_size, overlap)
@@ -75,16 +77,16 @@ class Stream:
         self.shared = self._draw(1) if model.config.shared_noise else None
         self.done, self.first, self.entered = [0] * len(self.windows), 0, 0
         self.stretches: dict[int, Stretch] = {}
-        self._condition(context, null_motion)
+        self.movers = model.denoiser.motion_modules()
+        self._prepared: tuple[Reference, Conditions, Conditions | None] | None = None
 
     @torch.no_grad()
-    def _condition(self, context: Tensor, null_motion: Tensor) -> None:
-        denoiser, weight = self.model.denoiser, self.model.denoiser.conv_in.weight
-        bank = self.model.reference_net(self.reference.to(weight), context.to(weight))
-        self.cond = denoiser.prepare(context.to(weight), None, bank)
-        guided = self.scale != 1
-        self.uncond = denoiser.prepare(self.model.null_context(1), null_motion.to(weight)) if guided else None
-        self.movers = denoiser.motion_modules()
+    def _conditions(self, who: Reference) -> tuple[Conditions, Conditions | None]:
+        """The two branches' conditions but for the motion; made once for all stretches with the same portrait."""
+        if self._prepared is None or self._prepared[0] is not who:
+            cond, uncond = prepare(self.model, who.latents, who.context, None, who.null_motion, self.scale)
+            self._prepared = who, cond, uncond
+        return self._prepared[1:]
 
     @property
     def calls(self) -> int:
@@ -106,14 +108,14 @@ class Stream:
 
     def _predict(self, k: int, i: int) -> None:
         """Add window k's guided prediction at step i to the stretches it covers."""
-        window, parts = self.windows[k], self._covered(k)
+        window, parts, stretch = self.windows[k], self._covered(k), self.stretches[k]
         latents = torch.cat([self.stretches[j].latents[:, :, :n] for j, n in parts], dim=2)
         motion = torch.cat([self.stretches[j].motion[:, :n] for j, n in parts], dim=1)
         t, dtype = self.solver.times[i], self.model.denoiser.conv_in.weight.dtype
         x = latents.to(dtype)
-        prediction = self.model.denoiser.denoise(x, t, self._moving(motion.to(dtype)))
-        if self.uncond is not None:
-            prediction = guide(prediction, self.model.denoiser.denoise(x, t, self.uncond), self.scale)
+        prediction = self.model.denoiser.denoise(x, t, self._moving(stretch.cond, motion.to(dtype)))
+        if stretch.uncond is not None:
+            prediction = guide(prediction, self.model.denoiser.denoise(x, t, stretch.uncond), self.scale)
         weights, at = window.weights.to(latents), 0
         for j, n in parts:
             here = weights[at : at + n]
@@ -121,10 +123,10 @@ class Stream:
             self.stretches[j].weight[:n] += here
             at += n
 
-    def _moving(self, motion: Tensor) -> Conditions:
+    def _moving(self, cond: Conditions, motion: Tensor) -> Conditions:
         """The conditions of a window. Its keys are made anew at each step: motion tokens are so small that this costs
         little, and keeping those of a whole clip would take gigabytes."""
-        return replace(self.cond, motion={name: mover.keys_values(motion) for name, mover in self.movers})
+        return replace(cond, motion={name: mover.keys_values(motion) for name, mover in self.movers})
 
     def _advance(self, stretch: Stretch, i: int) -> None:
         mean = stretch.total / stretch.weight.view(-1, 1, 1)
@@ -146,14 +148,16 @@ class Stream:
     def _enter(self, k: int) -> None:
         start, end = self.bounds[k]
         noise = self._draw(end - start) if self.shared is None else self.shared.expand(-1, -1, end - start, -1, -1)
-        noise = noise.to(self.reference)
-        latents = initial_latents(self.schedule, self.reference, noise, self.solver.times[0], self.initial)
-        self.stretches[k] = self._stretch(k, latents)
+        who = self.who(start)
+        latents = initial_latents(self.schedule, who.latents, noise.to(who.latents), self.solver.times[0], self.initial)
+        self.stretches[k] = self._stretch(k, latents, who)
         self.entered = k + 1
 
-    def _stretch(self, k: int, latents: Tensor) -> Stretch:
+    def _stretch(self, k: int, latents: Tensor, who: Reference) -> Stretch:
         empty = latents.new_zeros(0)
-        stretch = Stretch(latents, self.motion(*self.bounds[k]), empty, empty, self.solver.fresh())
+        stretch = Stretch(
+            latents, self.motion(*self.bounds[k]), *self._conditions(who), empty, empty, self.solver.fresh()
+        )
         stretch.begin()
         return stretch
 
@@ -179,10 +183,10 @@ class Stream:
         if len(self.done) != len(self.windows):
             raise XNeMoError(f"the saved state has {len(self.done)} windows, this clip {len(self.windows)}")
         self.first = sum(done == self.steps for done in self.done)
-        where = self.reference.device
+        where = self.model.denoiser.conv_in.weight.device
         for k in sorted({int(name.split(".")[0]) for name in state if name[0].isdigit()}):
             own = {name.split(".", 1)[1]: t.to(where) for name, t in state.items() if name.startswith(f"{k}.")}
-            stretch = self._stretch(k, own["latents"])
+            stretch = self._stretch(k, own["latents"], self.who(self.bounds[k][0]))
             stretch.total, stretch.weight = own["total"], own["weight"]
             memory = {name.removeprefix("solver."): t for name, t in own.items() if name.startswith("solver.")}
             stretch.solver.recall(memory, self.done[k])

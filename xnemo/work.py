@@ -1,8 +1,8 @@
 """What an unfinished run leaves behind, so that the same command goes on where it stopped.
 
-A hidden folder beside the result holds the drivers' motion, the latents of all finished windows, and the state of the
-denoiser after the last of them. It is small (64 kB a frame at the released shape), is bound by a fingerprint to
-everything that determines the result, and is removed once that exists.
+A hidden folder beside the result holds where the drivers' faces are, their motion as far as it was read, the latents of
+all finished windows, and the state of the denoiser after the last of them. It is small (66 kB a frame at the released
+shape), is bound by a fingerprint to everything that determines the result, and is removed once that exists.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from xnemo.errors import XNeMoError
+from xnemo.media.limits import LIMITS
+from xnemo.prepare import Driving
 from xnemo.stream import Stream
-from xnemo.tokens.motion_file import Motion, load_motion, save_motion
 
 READ = 64  # frames of latents read back at once
 
@@ -83,25 +84,40 @@ class Work:
 
 
 class Part:
-    """One face: its driver's motion, its finished latents, and the denoiser's state after them."""
+    """One face: its driver's place and motion, its finished latents, and the denoiser's state after them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self._motion, self._latents, self._state = (
-            folder / name for name in ("motion.safetensors", "latents.f32", "state.safetensors")
+        self._driving, self._codes, self._latents, self._state = (
+            folder / name for name in ("driving.safetensors", "f_mot.f32", "latents.f32", "state.safetensors")
         )
 
-    def motion(self) -> Motion | None:
-        return load_motion(self._motion) if self._motion.exists() else None
+    def driving(self, path: Path) -> Driving | None:
+        """What is known of the driver, whose file is at `path`."""
+        kept = self._loaded(self._driving)
+        if kept is None:
+            return None
+        fps, start, has_audio = kept["facts"].tolist()
+        return Driving(path, kept["boxes"].numpy(), kept["f_rts"].numpy(), fps, start, bool(has_audio), LIMITS)
 
-    def keep_motion(self, motion: Motion) -> None:
-        save_motion(motion, self._motion)
+    def keep_driving(self, driving: Driving) -> None:
+        from safetensors.torch import save
 
-    def finished(self, stream: Stream) -> Iterator[Tensor]:
-        """The stream's latents [1,C,n,h,w] from the first: those kept, then new ones, kept as they come."""
-        saved = self._saved_state()
-        like = stream.reference
+        facts = torch.tensor([driving.fps, driving.start, driving.has_audio], dtype=torch.float64)
+        boxes, f_rts = torch.from_numpy(driving.boxes), torch.from_numpy(driving.f_rts)
+        _replace(self._driving, save({"facts": facts, "boxes": boxes, "f_rts": f_rts}))
+
+    def codes(self) -> IO[bytes]:
+        """The file for the driver's f_mot."""
+        self._codes.touch()
+        return self._codes.open("r+b")
+
+    def finished(self, stream: Stream, like: Tensor) -> Iterator[Tensor]:
+        """The stream's latents [1,C,n,h,w] from the first: those kept, then new ones, kept as they come.
+
+        like [1,C,h,w]: one frame of them, on the device where they are wanted."""
+        saved = self._loaded(self._state)
         if saved is not None:
             frames = int(saved.pop("frames"))
             if not self._latents.exists() or self._latents.stat().st_size < frames * like[0].numel() * 4:
@@ -131,14 +147,14 @@ class Part:
 
         _replace(self._state, save({**state, "frames": torch.tensor(frames)}))
 
-    def _saved_state(self) -> dict[str, Tensor] | None:
+    def _loaded(self, path: Path) -> dict[str, Tensor] | None:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        if not self._state.exists():
+        if not path.exists():
             return None
         try:
-            return load(self._state.read_bytes())
+            return load(path.read_bytes())
         except SafetensorError:
             raise self._damaged() from None
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def test_every_option_of_an_animation_has_a_flag_that_tells_its_default(capsys: 
             assert getattr(parsed, field.name) == field.default, field.name
 
 
+def test_every_default_is_told_with_its_source() -> None:
+    for action in animate._options()._actions:
+        if action.default not in (None, "==SUPPRESS==") or action.dest in ("end", "fps", "face", "max_memory"):
+            assert re.search(r"\(.*(paper|released|ours).*\)", action.help or ""), action.dest
+
+
 def test_a_whole_run_leaves_the_video_and_nothing_else(tmp_path: Path, pair: list[str]) -> None:
     out = tmp_path / "new" / "o.mp4"
     command = [*pair, "-o", str(out), "--max-frames", "5", "--save-motion", str(tmp_path / "m.safetensors")]
@@ -59,6 +66,12 @@ def test_a_whole_run_leaves_the_video_and_nothing_else(tmp_path: Path, pair: lis
         (["-o", "o.mp4", "--crf", "99"], "crf is 99"),
         (["-o", "o.mp4", "--guidance-scale", "nan"], "guidance_scale is nan"),
         (["-o", "o.mp4", "--face", "0", "--face", "0"], "given twice"),
+        (["-o", "o.mp4", "--seed", "-1"], "seed is -1"),
+        (["-o", "o.mp4", "--max-memory", "nan"], "max-memory is nan"),
+        (["-o", "d.mp4"], "what is read"),
+        (["-o", ""], "no name for a result"),
+        (["-o", "o.mp4", "--device", "meta"], "no such device"),
+        (["--list-faces", "f.txt"], "are a picture"),
         (["-o", "o.mp4", "--max-memory", "0.001"], "GiB are too little"),
         (["-o", "d.mp4/o.mp4"], "cannot be written"),
     ],

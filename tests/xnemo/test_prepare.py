@@ -11,7 +11,7 @@ from xnemo.errors import XNeMoError
 from xnemo.media.faces import Face, FaceDetector, detector
 from xnemo.media.limits import MediaError
 from xnemo.media.video import write_video
-from xnemo.prepare import bridge, cut, follow, prepare_driving, prepare_portrait
+from xnemo.prepare import Follower, bridge, cut, prepare_driving, prepare_portrait
 from xnemo.synthetic.identity import random_identity
 from xnemo.synthetic.motion import sequence
 from xnemo.synthetic.render import render
@@ -38,6 +38,13 @@ def face(x: float, y: float, side: float) -> Face:
     return Face((x - side / 2, y - side / 2, x + side / 2, y + side / 2), 0.9)
 
 
+def follow(seen: list[list[Face]], which: int = 0) -> np.ndarray:
+    follower = Follower(which)
+    for faces in seen:
+        follower.see(faces)
+    return follower.boxes()
+
+
 def test_the_largest_face_is_followed_past_a_larger_one() -> None:
     mine = [face(100 + 2 * n, 100, 60) for n in range(4)]
     others = [[face(300, 100, 40)], [face(300, 100, 90)], [], [face(300, 100, 90)]]
@@ -48,6 +55,25 @@ def test_the_largest_face_is_followed_past_a_larger_one() -> None:
 def test_a_face_that_jumps_away_is_lost_and_found_again() -> None:
     boxes = follow([[face(100, 100, 60)], [face(300, 100, 60)], [], [face(104, 100, 60)]])
     assert np.isnan(boxes[:, 0]).tolist() == [False, True, True, False]
+
+
+def test_a_second_face_is_followed_from_where_two_are_seen_first() -> None:
+    large, small = face(100, 100, 60), face(300, 100, 40)
+    boxes = follow([[large], [large, small], [large], [small, large]], 1)
+    np.testing.assert_array_equal(boxes[[1, 3]], [small.box, small.box])
+    assert np.isnan(boxes[[0, 2], 0]).all()
+    with pytest.raises(MediaError, match="shows 2: give 0"):
+        follow([[large], [large, small]], 2)
+
+
+def test_a_small_face_beside_a_large_one_is_found_again_where_it_was(faces: FaceDetector) -> None:
+    picture = np.full((480, 1200, 3), 128, np.uint8)
+    picture[:, :480], picture[300:396, 1000:1096] = heads(1, 480)[0], heads(1, 96)[0]
+    beside = faces.around(picture, np.array([1024.0, 330, 1072, 380]))
+    assert len(faces.detect(picture)) == len(beside) == 1
+    left, top, right, bottom = beside[0].box
+    assert 1000 < left < right < 1096
+    assert 300 < top < bottom < 396
 
 
 def test_short_gaps_are_bridged_in_a_straight_line() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from xnemo.animate import sample
 from xnemo.animation import noise
 from xnemo.config import ModelConfig
+from xnemo.encode import Reference
 from xnemo.model import XNeMo, seeded
 from xnemo.solvers import SCHEDULERS, SchedulerName
 from xnemo.stream import Stream
@@ -39,7 +40,8 @@ def inputs(model: XNeMo, frames: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def stream(model: XNeMo, frames: int, **options: object) -> Stream:
     latents, context, null, motion = inputs(model, frames)
     asked = {"steps": 3, "guidance_scale": 2.0, "seed": 5, "window_size": 8, "overlap": 2} | options
-    return Stream(model, latents, context, null, lambda a, b: motion[:, a:b], frames, **asked)  # type: ignore[arg-type]
+    who = Reference(latents, context, null)
+    return Stream(model, lambda first: who, lambda a, b: motion[:, a:b], frames, **asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("frames", [1, 8, 9, 27])
@@ -62,6 +64,20 @@ def test_what_it_keeps_does_not_grow_with_the_clip(model: XNeMo) -> None:
         return max(kept)
 
     assert most(80) == most(40) <= 4
+
+
+def test_each_stretch_has_the_look_of_its_own_portrait(model: XNeMo) -> None:
+    latents, context, null, motion = inputs(model, 14)
+    one, other = Reference(latents, context, null), Reference(-latents, context, null)
+    asked = {"steps": 2, "guidance_scale": 2.0, "seed": 5, "window_size": 7, "overlap": 0}
+
+    def made(*looks: Reference) -> Tensor:
+        who = {0: looks[0], 7: looks[-1]}
+        return torch.cat(list(Stream(model, who.__getitem__, lambda a, b: motion[:, a:b], 14, **asked)), dim=2)  # type: ignore[arg-type]
+
+    changing = made(one, other)
+    assert torch.equal(changing[:, :, :7], made(one)[:, :, :7])
+    assert torch.equal(changing[:, :, 7:], made(other)[:, :, 7:])
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -103,12 +103,30 @@ def open_container(path: Path, limits: Limits) -> Any:  # an av container
     if demuxer is None:
         readable = "mp4, mov, webm, mkv, avi, mpeg, ts, wmv, flv, ogg, gif"
         raise MediaError("format", f"{path.name} is no video that is read here ({readable}): convert it first")
+    if size < (promised := _promised(head, demuxer)):
+        raise MediaError("truncated", f"{path.name} promises {promised} bytes and holds {size}: it is cut short")
     try:
         return av.open(str(path), format=demuxer, options={"protocol_whitelist": "file"})
     except av.error.FFmpegError as error:
         raise MediaError(
             "unreadable", f"{path.name} cannot be opened: it is damaged or cut short ({error.strerror})"
         ) from error
+
+
+def _promised(head: bytes, demuxer: str) -> int:
+    """How long the file is by its own first bytes, as far as these tell: avi and matroska (mp4: see below)."""
+    if demuxer == "avi":
+        return 8 + int.from_bytes(head[4:8], "little")
+    at = 0
+    for name in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67") if demuxer == "matroska" else ():  # header, segment
+        if head[at : at + 4] != name or not (first := int.from_bytes(head[at + 4 : at + 5])):
+            return 0
+        width = 9 - first.bit_length()  # the leading zeros of a size tell how many bytes it has
+        size = int.from_bytes(head[at + 4 : at + 4 + width]) & (1 << 7 * width) - 1
+        if size == (1 << 7 * width) - 1:  # not known when the file was begun: recorded live
+            return 0
+        at += 4 + width + size
+    return at
 
 
 def _presentation_times(

@@ -2,7 +2,7 @@
 
 Which decoder reads a file is settled by its header, never by trial: decord seeks and resizes by itself, but
 0.6.0 knows no AV1, repeats frames at the end of files with edit lists, and resizes a rotated picture before
-it is turned. Those files, and any whose frame counts disagree, go to PyAV.
+it is turned. Those files, and any whose frame counts disagree, go to PyAV; so does all that is read `steady`.
 
 Frames are uint8 RGB, HWC, with the container's rotation applied. Times are the container's own time stamps,
 in seconds from the first presented frame, so variable frame rates come out right.
@@ -21,6 +21,7 @@ from xnemo.media.writing import write_video
 
 __all__ = ["VideoInfo", "check", "pick", "probe", "read_frames", "stream_frames", "write_video"]
 _BATCH = 32
+_BATCH_BYTES = 64 << 20  # of a batch of large pictures
 
 
 def pick(
@@ -49,12 +50,15 @@ def stream_frames(
     limits: Limits = LIMITS,
     info: VideoInfo | None = None,
     refuse_damage: bool = False,
+    steady: bool = False,
 ) -> Iterator[np.ndarray]:
     """Yield the frames in order as batches uint8 [<=32, H, W, 3], in bounded memory, each decoded once.
 
     fps: resample by time stamps. size: (width, height); max_side: shrink so that no side is longer. start,
-    end: seconds. Raises MediaError where frames are missing or damaged (`truncated`, `corrupt`); with
-    refuse_damage also where the decoder would paint over the damage, at the latest after the last frame.
+    end: seconds. steady: never by decord, which decodes ahead of a slow reader, by hundreds of MB, and hangs on some
+    damaged files; for processes that do more than decode. Raises MediaError where frames are missing or damaged
+    (`truncated`, `corrupt`); with refuse_damage also where the decoder would paint over the damage, at the latest
+    after the last frame.
     """
     info = info or probe(path, limits)
     width, height = size or shrunk(info, max_side)
@@ -64,13 +68,16 @@ def stream_frames(
             "no_frames", f"{Path(path).name} lasts {info.duration:.2f} s and has no frames from {start:g} s on"
         )
     unique, position = np.unique(wanted, return_inverse=True)
-    read = _read_decord if info.decord else _read_pyav
+    read = _read_decord if info.decord and not steady else _read_pyav
     done, complaints = 0, _Complaints(refuse_damage)
     for first, frames in complaints.heard(read(Path(path), info, unique, width, height, limits)):
         # `frames` are unique[first:first+n]; hand out every wanted position that falls into them
         stop = int(np.searchsorted(position, first + len(frames)))
-        for at in range(done, stop, _BATCH):
-            yield frames[position[at : min(at + _BATCH, stop)] - first]
+        if stop - done == len(frames):
+            yield frames
+        else:
+            for at in range(done, stop, _BATCH):
+                yield frames[position[at : min(at + _BATCH, stop)] - first]
         done = stop
     if complaints.any or (refuse_damage and read is _read_pyav):
         check(path, start, info.duration if end is None else end, limits)
@@ -166,21 +173,25 @@ def _read_pyav(
 
     turned = info.rotation in (90, 270)
     shape = {"width": height, "height": width} if turned else {"width": width, "height": height}
-    batch: list[np.ndarray] = []
-    first = number = 0
+    most = max(1, min(_BATCH, _BATCH_BYTES // (3 * width * height)))
+    batch, count, first, number = np.empty((0, height, width, 3), np.uint8), 0, 0, 0
     with open_container(path, limits) as container:
         stream = container.streams.video[0]
         try:
             for number, frame in enumerate(container.decode(stream)):
-                if first + len(batch) == len(indices):
+                if first + count == len(indices):
                     break
-                if number == indices[first + len(batch)]:
-                    picture = frame.reformat(**shape, format="rgb24", interpolation="AREA").to_ndarray()
-                    batch.append(np.rot90(picture, info.rotation // 90))
-                if len(batch) == _BATCH:
-                    yield first, np.stack(batch)
-                    first, batch = first + len(batch), []
+                if number != indices[first + count]:
+                    continue
+                if count == 0:
+                    batch = np.empty((min(most, len(indices) - first), height, width, 3), np.uint8)
+                picture = frame.reformat(**shape, format="rgb24", interpolation="AREA").to_ndarray()
+                batch[count] = np.rot90(picture, info.rotation // 90)
+                count += 1
+                if count == len(batch):
+                    yield first, batch
+                    first, count = first + count, 0
         except av.error.FFmpegError as error:
             raise MediaError("corrupt", f"{path.name} is damaged near frame {number}: {error}") from error
-    if batch:
-        yield first, np.stack(batch)
+    if count:
+        yield first, batch[:count]

@@ -22,7 +22,7 @@ from xnemo.media.sound import SoundTrack
 
 CRF = 18  # the released script's
 _SOUND_CODEC = {"mp4": "aac", "webm": "libopus", "gif": None}
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ".mp4, .webm or .gif, name a folder for PNG files, or end it in .png or .jpg for a single frame"
 
 
@@ -33,7 +33,7 @@ def format_of(path: str | Path) -> str:
         return path.suffix.lower()[1:]
     if path.suffix == "" or path.is_dir():
         return "png"
-    if path.suffix.lower() in _PICTURES:
+    if path.suffix.lower() in PICTURES:
         return "picture"
     raise XNeMoError(f"{path}: nothing can be written as {path.suffix}: end the name in {FORMATS}")
 
@@ -47,8 +47,8 @@ def check_crf(crf: int) -> None:
 def check_output(path: str | Path) -> None:
     """Raise XNeMoError if no video can be written under this name."""
     path = Path(path)
-    kind = format_of(path)
     check_writable(path)
+    kind = format_of(path)
     if kind != "png" and path.is_dir():
         raise XNeMoError(f"{path} is a folder: give the name of a file in it")
     if kind == "png" and path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -58,6 +58,8 @@ def check_output(path: str | Path) -> None:
 def check_writable(path: str | Path) -> None:
     """Raise XNeMoError if nothing can be written under this name; the folder is made if it does not exist."""
     path = Path(path)
+    if not path.name:
+        raise XNeMoError(f"{str(path)!r} is no name for a result: give one, such as out.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         trial = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -109,6 +109,16 @@ def test_a_file_cut_short_is_refused(clip: Path, tmp_path: Path) -> None:
     assert refused(half) == "truncated"
 
 
+@pytest.mark.parametrize(("name", "codec"), [("v.mkv", "libx264"), ("v.webm", "libvpx-vp9"), ("v.avi", "mpeg4")])
+def test_a_file_that_says_its_own_length_is_refused_when_it_is_cut(
+    video: Make, tmp_path: Path, name: str, codec: str
+) -> None:
+    whole = video(name, STEADY, codec=codec).read_bytes()
+    half = tmp_path / f"half-{name}"
+    half.write_bytes(whole[: len(whole) * 6 // 10])
+    assert refused(half) == "truncated"
+
+
 def test_a_file_without_its_header_is_refused(clip: Path, tmp_path: Path) -> None:
     half = tmp_path / "half.mp4"
     half.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
