@@ -63,9 +63,11 @@ class ServeConfig(Config):
     active: int = Field(default=4, gt=0)
     """Requests in work at once."""
     media_workers: int = Field(default=2, gt=0)
-    """Threads, each with a decoding process of its own, that read uploads and write results."""
+    """Decoding processes of one media replica, started when they are needed; they read uploads and write results."""
+    media_cpus: float = Field(default=1.0, ge=0)
+    """Ray CPUs reserved for one media replica."""
     cpus: float = Field(default=1.0, ge=0)
-    """Ray CPUs reserved for the engine."""
+    """Ray CPUs reserved for one engine."""
     gpus: float = Field(default=0.0, ge=0)
     keep_hours: float = Field(default=24, gt=0)
     """Ended jobs and their files are removed after so long."""

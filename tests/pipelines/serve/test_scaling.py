@@ -23,7 +23,7 @@ def test_the_shipped_deployments_are_valid(path: Path) -> None:
     config = ServeConfig.model_validate(application.args)
     assert config.require_key
     application_of_serve = api.build(application.args)
-    names = {"ingress", "engine"}
+    names = {"ingress", "engine", "media"}
     assert {deployment.name for deployment in application.deployments} <= names
     assert application_of_serve._bound_deployment.name == "ingress"
 
