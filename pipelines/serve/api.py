@@ -17,6 +17,7 @@ from ray import serve
 from ray.serve import Application
 
 from pipelines.models import locate
+from pipelines.serve import samples
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.engine import Engine
 from pipelines.serve.media import Media, RemoteMedia
@@ -112,7 +113,8 @@ def start(config: ServeConfig) -> str:
     start_ray(settings().cpus)
     port = (_running_port() if joined else port) or _port(config.host, config.port)
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
-    config = config.model_copy(update={"port": port})
+    offered = config.samples or str(samples.draw(Path(config.folder).expanduser().resolve() / "samples"))
+    config = config.model_copy(update={"port": port, "samples": offered})
     serve.start(http_options={"host": config.host, "port": port})
     try:
         serve.run(app(config), name=NAME, route_prefix="/")

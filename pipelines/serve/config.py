@@ -36,7 +36,7 @@ class ServeConfig(Config):
     """The service. Paths are made absolute where the command was typed."""
 
     model: str = "models:/xnemo@demo"
-    """A model folder, or models:/<name>@<alias>."""
+    """A model folder, models:/<name>@<alias>, or "bundled": the small one that comes with the code."""
     tokenizer: str | None = None
     """Motion tokenizer, for outpainting; as `model`."""
     generator: str | None = None
@@ -55,7 +55,7 @@ class ServeConfig(Config):
     require_key: bool = False
     """Every call below /v1 needs a bearer key (`xnemo serve --add-key NAME`)."""
     samples: str | None = None
-    """Folder with portraits/ and driving/ that the page offers to try."""
+    """Folder with portraits/ and driving/ that the page offers to try; `xnemo serve` draws some if none is named."""
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     windows_per_batch: int = Field(default=4, gt=0)
@@ -134,7 +134,7 @@ class MotionOptions(BaseModel):
 class OutpaintOptions(BaseModel):
     """How a motion is continued."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [{"seconds": 8, "seed": 0}]})
 
     seconds: float = Field(gt=0, le=600, allow_inf_nan=False, description="Length of the result, prefix included.")
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -143,7 +143,10 @@ class OutpaintOptions(BaseModel):
 class InterpolateOptions(BaseModel):
     """How expressions are blended: moments of motions, visited in order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid",
+        json_schema_extra={"examples": [{"keys": [{"motion": "0" * 32}, {"motion": "0" * 32, "seconds": 1.2}]}]},
+    )  # fmt: skip
 
     keys: list["Moment"] = Field(min_length=2, max_length=32)
     seconds: float = Field(default=2.0, gt=0, le=600, allow_inf_nan=False)

@@ -1,9 +1,10 @@
 """The worker behind the service: takes jobs from the store, does them, and writes what came of them.
 
-Threads: the heart claims jobs, keeps their leases and sees cancellations; one thread for each job does what comes before
-and after the denoiser (`studio`), while `media` does the work on files elsewhere; the device thread alone runs the
-denoiser, over all requests at once (`scheduler`); one thread stores finished windows (`saved`), one watches the model's
-alias (`alias`). Whatever dies, the job store hands the job to the next engine, which goes on where this one was.
+Threads: the heart claims jobs, keeps their leases and sees cancellations; one thread for each job does what comes
+before and after the denoiser (`studio`), while `media` does the work on files elsewhere; the device thread alone runs
+the denoiser, over all requests at once (`scheduler`); one thread stores finished windows (`saved`), one watches the
+model's alias (`alias`). Whatever dies, the job store hands the job to the next engine, which goes on where this one
+was.
 """
 
 import logging

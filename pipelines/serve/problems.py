@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +20,16 @@ from xnemo_platform.errors import PlatformError
 PATH = re.compile(r"(?<![\w:/.])/[^\s:;,()'\"]*/([^\s/:;,()'\"]*)")
 ADDRESS = re.compile(r"[a-z][a-z0-9+.]*://[^\s,;()'\"]*?([^\s/,;()'\":]*)(?=:?[\s,;()'\"]|:?$)")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHOWN: dict[str, Any] = {
+    "description": "Refused; `detail` is one sentence that says why.",
+    "content": {"application/problem+json": {
+        "schema": {"type": "object", "properties": {
+            "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"},
+            "detail": {"type": "string"}}},
+        "example": {"type": "about:blank", "title": "Unprocessable Content", "status": 422,
+                    "detail": "steps: at most 100 are allowed here."}}},
+}  # fmt: skip
+"""How OpenAPI describes a problem."""
 log = logging.getLogger(__name__)
 
 

@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pipelines.serve.config import Limits
 from pipelines.serve.problems import Problem
-from xnemo_platform.untrusted import PICTURES, VIDEOS, sniff
+from xnemo_platform.untrusted import HEAD, PICTURES, VIDEOS, sniff
 
 FIELDS, FIELD_BYTES = 16, 4096
 FORMATS = {"portrait": PICTURES, "driving": VIDEOS}
@@ -104,7 +104,7 @@ def _keep(upload: UploadFile, role: str, path: Path) -> str:
     """Check the kind of one file and store it; returns its sha256."""
     file = upload.file
     file.seek(0)
-    kind = sniff(file.read(16))
+    kind = sniff(file.read(HEAD))
     if kind not in FORMATS[role]:
         named = ", ".join(sorted(FORMATS[role]))
         raise Problem(415, f"{role} is {kind or 'of no known kind'}, not one of {named}.")

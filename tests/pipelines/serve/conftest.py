@@ -74,16 +74,24 @@ def driving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
     return ServeConfig(
         model=str(model_folder), folder=str(tmp_path_factory.mktemp("serve")), media_workers=1, device="cpu",
+        samples=str(tmp_path_factory.mktemp("samples")),
         limits=Limits(portrait_mb=1, driving_mb=2, queue=4, seconds=5),
     )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def engine(config: ServeConfig) -> Iterator[Engine]:
+@contextmanager
+def working(config: ServeConfig) -> Iterator[Engine]:
+    """An engine at work."""
     engine = Engine(config)
     engine.start()
     yield engine
     engine.stop()
+
+
+@pytest.fixture(scope="session")
+def engine(config: ServeConfig) -> Iterator[Engine]:
+    with working(config) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

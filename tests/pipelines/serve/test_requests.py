@@ -65,6 +65,8 @@ def test_bad_options_are_named(
         ({"driving": None}, 422, "driving"),
         ({"portrait": b""}, 415, "no known kind"),
         ({"portrait": b"GIF89a" + bytes(50)}, 415, "gif"),
+        ({"portrait": bytes(4) + b"ftypheic" + bytes(50)}, 415, "heic"),
+        ({"driving": b"FLV\x01" + bytes(200)}, 422, "driving"),
         ({"portrait": b"\x89PNG\r\n\x1a\n" + bytes(50)}, 422, "portrait"),
         ({"driving": b"ffconcat version 1.0\nfile /etc/passwd\n"}, 415, "no known kind"),
         ({"driving": b"#EXTM3U\nhttp://127.0.0.1/\n"}, 415, "no known kind"),
