@@ -14,7 +14,8 @@ from typing import Any
 from xnemo.errors import XNeMoError
 
 ENDED = {"done", "failed", "cancelled"}
-POLL_S = 0.5
+AGAIN_S = 0.5  # before a service that did not answer is asked once more
+SHORTEST_S, LONGEST_S = 0.05, 2.0  # between two looks at a job
 TIMEOUT_S = 30.0
 PATIENCE_S = 60.0
 
@@ -70,7 +71,7 @@ class Client:
                 raise XNeMoError(
                     f"{state['kind']} {state['id']} {state['state']}: {state.get('error') or 'no reason given'}"
                 )
-            time.sleep(POLL_S)
+            time.sleep(_pause(state))
 
     def download(self, link: str, path: str | Path) -> Path:
         """Write what the link holds to a file, whole or not at all."""
@@ -94,7 +95,7 @@ class Client:
                 if time.monotonic() > end:
                     said = f"{self.url} does not answer ({type(error).__name__}): is the service running?"
                     raise XNeMoError(said) from None
-            time.sleep(POLL_S)
+            time.sleep(AGAIN_S)
         if not answer.ok:
             try:
                 said = answer.json().get("detail") or answer.reason
@@ -102,3 +103,10 @@ class Client:
                 said = answer.reason
             raise XNeMoError(f"{method} {path}: {said}")
         return answer
+
+
+def _pause(state: Mapping[str, Any]) -> float:
+    """Seconds until the next look: the nearer the end, the sooner; while the end is unknown, by the job's age."""
+    left = state.get("eta_s")
+    wait = 0.2 * float(left if left is not None else state["updated"] - state["created"])
+    return min(max(wait, SHORTEST_S), LONGEST_S)

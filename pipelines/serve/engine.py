@@ -59,7 +59,7 @@ class Engine:
         self._joining: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
-        self._hands = ThreadPoolExecutor(config.active, thread_name_prefix="studio")
+        self._hands = ThreadPoolExecutor(2 * config.active, thread_name_prefix="studio")  # some wait for lost jobs
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
         self._alias = AliasWatch(config)
         self._orphans: set[str] = set()
@@ -148,6 +148,8 @@ class Engine:
         fences = self.store.fences([work.job.id for work in works]) if works else {}
         for work in works:
             work.lost = fences.get(work.job.id) != work.job.fence
+            if work.lost and work.request is None:  # its files are being read; it holds no place until that ends
+                self._forget(work)
 
     def _publish(self) -> None:
         for work in list(self._works.values()):

@@ -52,14 +52,14 @@ class Media:
 
     def portrait(self, uri: str, config: ModelConfig, face: int | None) -> dict[str, Any]:
         """The fields of `xnemo.prepare.Portrait`."""
-        with self._local(uri) as path, self._sandbox() as sandbox:
+        with self._local("portrait", uri) as path, self._sandbox() as sandbox:
             crops: dict[str, Any] = ask(sandbox, "portrait", decoding.portrait_crops, path, config, face, self.limits)
             return crops
 
     def driving(self, uri: str, size: int, cut: MotionOptions) -> Iterator[Any]:
         """First {"f_rts": [F,3], "fps"} of a driving video, then its face crops uint8 [n,size,size,3] as they come."""
         args = (size, cut.head_motion, cut.start, cut.end, cut.fps, self.limits)
-        with self._local(uri) as path, self._sandbox() as sandbox:
+        with self._local("driving", uri) as path, self._sandbox() as sandbox:
             given = 0
             for last in (False, True):  # a child that dies is given a second chance
                 try:
@@ -102,11 +102,11 @@ class Media:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _local(self, uri: str) -> Iterator[Path]:
-        """The file on this machine."""
+    def _local(self, role: str, uri: str) -> Iterator[Path]:
+        """An input on this machine."""
         with self._scratch() as folder:
             try:
-                path = self.files.fetch({"input": uri}, folder)["input"]
+                path = self.files.fetch({role: uri}, folder)[role]
             except PlatformError as error:
                 if storage.exists(uri):
                     raise

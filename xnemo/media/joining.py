@@ -29,9 +29,9 @@ def join_videos(
             with av.open(io.BytesIO(parts[0])) as first:
                 picture = out.add_stream_from_template(first.streams.video[0])
             sound = SoundTrack.of(out, audio_from, audio_start, "aac") if audio_from is not None else None
-            seconds = 0.0
+            seconds, last = 0.0, None
             for part in parts:
-                seconds = _append(out, picture, part, seconds)
+                seconds, last = _append(out, picture, part, seconds, last)
                 if sound is not None:
                     sound.until(seconds)
             if sound is not None:
@@ -42,8 +42,9 @@ def join_videos(
     return path
 
 
-def _append(out, picture, part: bytes, seconds: float) -> float:  # type: ignore[no-untyped-def]
-    """Copy the packets of a video behind what is written, which ends at `seconds`; where it ends now."""
+def _append(out, picture, part: bytes, seconds: float, last: int | None) -> tuple[float, int | None]:  # type: ignore[no-untyped-def]
+    """Copy the packets of a video behind what is written, which ends at `seconds`, its last decoding time being
+    `last`; where these are now."""
     import av
 
     with av.open(io.BytesIO(part)) as source:
@@ -52,7 +53,9 @@ def _append(out, picture, part: bytes, seconds: float) -> float:  # type: ignore
         for packet in source.demux(stream):
             if packet.dts is None:  # the end
                 continue
-            packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, picture
+            dts = packet.dts + shift
+            last = dts if last is None else max(dts, last + 1)  # a part of few frames is decoded with less delay
+            packet.pts, packet.dts, packet.stream = packet.pts + shift, last, picture
             out.mux(packet)
             frames += 1
-        return seconds + float(frames / stream.average_rate)
+        return seconds + float(frames / stream.average_rate), last
