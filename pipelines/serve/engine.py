@@ -134,10 +134,9 @@ class Engine:
                 self._stop.wait(1.0)
 
     def _claim(self) -> None:
-        if len(self._works) >= self.config.active:
-            return
-        job = self.store.claim(self.name, lease_s=self.config.lease_s)
-        if job is not None:
+        while len(self._works) < self.config.active and (
+            job := self.store.claim(self.name, lease_s=self.config.lease_s)
+        ):
             if job.fence == 1:
                 meters.observe("queue_wait_seconds", max(0.0, time.time() - job.created))
             work = self._works[job.id] = Work(job, self.loaded)

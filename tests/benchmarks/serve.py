@@ -48,8 +48,10 @@ def main() -> None:
         portrait, short = draw(folder / "p.png", folder / "short.mp4", 2.0)
         _, long = draw(folder / "p.png", folder / "long.mp4", chosen.long)
         ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-        config = ServeConfig(model="bundled", folder=str(folder / "serve"), port=0, device="cpu", active=CLIENTS,
-                             samples=str(folder), windows_per_batch=BATCH, limits=Limits(seconds=600, frames=20000, queue=64))  # fmt: skip
+        config = ServeConfig(
+            model="bundled", folder=str(folder / "serve"), samples=str(folder), port=0, device="cpu", active=CLIENTS,
+            windows_per_batch=BATCH, limits=Limits(seconds=600, frames=20000, queue=64),
+        )  # fmt: skip
         try:
             client = Client(api.start(config))
             measure(client, portrait, short, long, chosen.steps, chosen.repeats)

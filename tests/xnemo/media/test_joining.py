@@ -1,5 +1,6 @@
 """Parts that were encoded apart are one video: every frame once and in its place, the sound under it."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def test_every_frame_of_every_part_is_there_once_in_its_place(
 ) -> None:
     starts = np.cumsum([0, *lengths])
     parts = [write_video(tmp_path / f"{a}.mp4", [picture(k) for k in range(a, b)], fps)
-             for a, b in zip(starts, starts[1:], strict=False)]  # fmt: skip
+             for a, b in pairwise(starts)]  # fmt: skip
     whole = join_videos(tmp_path / "whole.mp4", [part.read_bytes() for part in parts], note("m"))
     check(whole)
     info = probe(whole)
