@@ -42,7 +42,8 @@ class Problem(Exception):
 
 
 def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """A problem+json response."""
+    """A problem+json response, counted among the rejects."""
+    meters.count("rejects", reason=HTTPStatus(status).phrase.lower().replace(" ", "_"))
     said = detail.encode("utf-8", "replace").decode()  # what a client sent may be quoted in it
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": said}
     return JSONResponse(body, status, dict(headers or {}), media_type="application/problem+json")
@@ -53,7 +54,6 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, error: Problem) -> JSONResponse:
-        meters.count("rejects", reason=HTTPStatus(error.status).phrase.lower().replace(" ", "_"))
         return answer(error.status, error.detail, error.headers)
 
     @app.exception_handler(HTTPException)

@@ -104,8 +104,9 @@ class Studio:
 
     def render(self, work: Work) -> dict[str, Any]:
         """Latents to a video file; the result. While a part is encoded, the next one is decoded from its latents."""
-        options, motion, parts = AnimationOptions(**work.job.options), work.motion, []
+        options, motion = AnimationOptions(**work.job.options), work.motion
         assert motion is not None
+        parts: list[bytes] = []
         under_way: deque[Future[bytes]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
             for frames in self._frames(work):

@@ -3,7 +3,7 @@ const file = await (await fetch("/openapi.json")).json();
 
 function node(tag, text = "", ...inside) {
   const made = document.createElement(tag);
-  made.textContent = text;
+  made.textContent = text.replaceAll("`", "");
   made.append(...inside);
   return made;
 }
