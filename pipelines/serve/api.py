@@ -17,9 +17,7 @@ from ray import serve
 from ray.serve import Application
 
 from pipelines.models import locate
-from pipelines.serve import samples
 from pipelines.serve.config import ServeConfig
-from pipelines.serve.engine import Engine
 from pipelines.serve.media import Media, RemoteMedia
 from pipelines.serve.routes import create
 from xnemo_platform.errors import PlatformError
@@ -37,6 +35,8 @@ class EngineReplica:
     """One engine per replica. It takes its work from the job store, not from calls."""
 
     def __init__(self, config: ServeConfig, media: Any) -> None:
+        from pipelines.serve.engine import Engine  # the other replicas, and Serve's controller, do without torch
+
         logging.getLogger("pipelines").setLevel(logging.INFO)
         self.engine = Engine(config, RemoteMedia(media))
         self.engine.start()  # Serve counts the replica as running only after this: a warm-up render is part of it
@@ -107,6 +107,8 @@ def start(config: ServeConfig) -> str:
     """Run the service on the Ray cluster of this process (a local one is started if there is none); returns its URL
     once it is ready. A service that runs there already is replaced and keeps its port. Raises PlatformError for a
     busy port, a missing model, or a model that does not come up; nothing is left running then."""
+    from pipelines.serve import samples
+
     locate(config.model)  # the sentence is clearer here than out of a replica
     joined = ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
     port = None if joined else _port(config.host, config.port)

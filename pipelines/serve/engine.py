@@ -147,7 +147,7 @@ class Engine:
         fences = self.store.fences([work.job.id for work in works]) if works else {}
         for work in works:
             work.lost = fences.get(work.job.id) != work.job.fence
-            if work.lost and work.request is None:  # its files are being read; it holds no place until that ends
+            if work.lost and work.request is None:  # its files are still being read: meanwhile it holds no place
                 self._forget(work)
 
     def _publish(self) -> None:
