@@ -19,6 +19,10 @@ from xnemo_platform.errors import PlatformError
 
 PATH = re.compile(r"(?<![\w:/.])/[^\s:;,()'\"]*/([^\s/:;,()'\"]*)")
 ADDRESS = re.compile(r"[a-z][a-z0-9+.]*://[^\s,;()'\"]*?([^\s/,;()'\":]*)(?=:?[\s,;()'\"]|:?$)")
+PLAIN = {
+    "Not Found": "there is nothing at this address; /docs lists what is.",
+    "Method Not Allowed": "this address does not take this method; /docs lists what it takes.",
+}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHOWN: dict[str, Any] = {
     "description": "Refused; `detail` is one sentence that says why.",
@@ -58,7 +62,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, str(error.detail), error.headers)
+        return answer(error.status_code, PLAIN.get(str(error.detail), str(error.detail)), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -98,5 +102,7 @@ def without_paths(text: str) -> str:
 def sentence(error: RequestValidationError) -> str:
     """The first thing that is wrong, with the field's name."""
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON: {first['ctx']['error']}."
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     return f"{where}: {first['msg']}." if where else f"{first['msg']}."

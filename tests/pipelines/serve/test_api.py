@@ -86,6 +86,8 @@ def test_part_of_the_video_can_be_asked_for(made: dict[str, Any], service: TestC
     assert part.content == whole.content[10:20]
     assert part.headers["content-range"] == f"bytes 10-19/{len(whole.content)}"
     assert service.get(made["links"]["video"], headers={"Range": "bytes=99999999-"}).status_code == 416
+    head = service.head(made["links"]["video"])
+    assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(whole.content)), b"")
 
 
 def test_events_end_with_the_final_state(service: TestClient, portrait: Path, driving: Path) -> None:
