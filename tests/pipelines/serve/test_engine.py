@@ -48,6 +48,7 @@ def test_a_stopped_engine_gives_its_job_to_the_next(own: ServeConfig, portrait: 
         assert client.get(job["links"]["self"] + "/video").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_holds_no_place_while_its_files_are_read(
     own: ServeConfig, portrait: Path, driving: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_a_killed_head_loses_no_job(config: ServeConfig, portrait: Path, tmp_pat
             assert time.monotonic() < end, store.get(job["id"])
             time.sleep(0.02)
         os.killpg(head.pid, signal.SIGKILL)
+        os.waitpid(head.pid, 0)  # we started it: until we ask, it is listed
         assert not store.get(job["id"]).ended
         kept = len(list(Path(served.folder, "jobs", job["id"]).glob("kept-*/*.safetensors")))
         assert kept >= 2  # the motion, and finished windows

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +49,35 @@ def test_an_upload_that_drips_is_given_up(
     assert kept(tmp_path) == []
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("limits")
+
+
+@pytest.fixture(scope="module")
+def client(config: ServeConfig, folder: Path) -> Iterator[TestClient]:
+    with TestClient(create(limited(config, folder)), raise_server_exceptions=False) as client:
+        yield client
+
+
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
 def test_a_video_cut_short_is_refused(
-    config: ServeConfig, tmp_path: Path, portrait: Path, driving: Path, share: float
+    client: TestClient, folder: Path, portrait: Path, driving: Path, share: float
 ) -> None:
     data = driving.read_bytes()
     sent = {"portrait": ("p", portrait.read_bytes()), "driving": ("d", data[: int(share * len(data))])}
-    with TestClient(create(limited(config, tmp_path)), raise_server_exceptions=False) as client:
-        answer = client.post("/v1/animations", files=sent)
-        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
-    assert kept(tmp_path) == []
+    answer = client.post("/v1/animations", files=sent)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert kept(folder) == []
 
 
-def test_a_form_that_ends_in_the_middle_is_refused(config: ServeConfig, tmp_path: Path, portrait: Path) -> None:
+def test_a_form_that_ends_in_the_middle_is_refused(client: TestClient, folder: Path, portrait: Path) -> None:
     whole = PART % b"portrait" + portrait.read_bytes() + b"\r\n" + PART % b"driving" + b"\0\0\0\x18ftypisom"
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    with TestClient(create(limited(config, tmp_path)), raise_server_exceptions=False) as client:
-        for cut in (10, len(PART), 1000, len(whole)):
-            answer = client.post("/v1/animations", content=whole[:cut], headers=headers)
-            assert answer.status_code in (400, 415, 422), answer.text
-    assert kept(tmp_path) == []
+    for cut in (10, len(PART), 1000, len(whole)):
+        answer = client.post("/v1/animations", content=whole[:cut], headers=headers)
+        assert answer.status_code in (400, 415, 422), answer.text
+    assert kept(folder) == []
 
 
 @pytest.mark.parametrize(
