@@ -61,6 +61,7 @@ class Client:
     ) -> dict[str, Any]:
         """Wait until the job has ended; its last state. A failed one raises with its reason. A service that does not
         answer for a while, as when it is restarted, is waited for."""
+        began = time.monotonic()
         while True:
             state = dict(self._call("GET", job["links"]["state"], patience_s=PATIENCE_S).json())
             if progress:
@@ -71,7 +72,7 @@ class Client:
                 raise XNeMoError(
                     f"{state['kind']} {state['id']} {state['state']}: {state.get('error') or 'no reason given'}"
                 )
-            time.sleep(_pause(state))
+            time.sleep(_pause(state["eta_s"], time.monotonic() - began))
 
     def download(self, link: str, path: str | Path) -> Path:
         """Write what the link holds to a file, whole or not at all."""
@@ -105,8 +106,6 @@ class Client:
         return answer
 
 
-def _pause(state: Mapping[str, Any]) -> float:
-    """Seconds until the next look: the nearer the end, the sooner; while the end is unknown, by the job's age."""
-    left = state.get("eta_s")
-    wait = 0.2 * float(left if left is not None else state["updated"] - state["created"])
-    return min(max(wait, SHORTEST_S), LONGEST_S)
+def _pause(left_s: float | None, waited_s: float) -> float:
+    """Seconds until the next look: the nearer the end, the sooner; while the end is unknown, by how long it has been."""
+    return min(max(0.2 * (waited_s if left_s is None else left_s), SHORTEST_S), LONGEST_S)
