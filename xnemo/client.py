@@ -107,5 +107,5 @@ class Client:
 
 
 def _pause(left_s: float | None, waited_s: float) -> float:
-    """Seconds until the next look: the nearer the end, the sooner; while the end is unknown, by how long it has been."""
+    """Seconds until the next look: the nearer the end, the sooner; while the end is unknown, by the time so far."""
     return min(max(0.2 * (waited_s if left_s is None else left_s), SHORTEST_S), LONGEST_S)

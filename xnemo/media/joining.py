@@ -47,11 +47,13 @@ def _append(out, picture, part: bytes, seconds: float, last: int | None) -> tupl
     `last`; where these are now."""
     import av
 
-    with av.open(io.BytesIO(part)) as source:
-        stream = source.streams.video[0]
-        shift, frames = round(seconds / stream.time_base), 0
+    with av.open(io.BytesIO(part), "r") as source:
+        stream, frames = source.streams.video[0], 0
+        assert stream.time_base
+        assert stream.average_rate
+        shift = round(seconds / stream.time_base)
         for packet in source.demux(stream):
-            if packet.dts is None:  # the end
+            if packet.dts is None or packet.pts is None:  # the end
                 continue
             dts = packet.dts + shift
             last = dts if last is None else max(dts, last + 1)  # a part of few frames is decoded with less delay

@@ -105,7 +105,7 @@ def test_an_accepted_job_survives_a_kill_with_the_same_video(
     job = ask(client, portrait, driving, steps=60, seed=5)
     patient = Client(url)
     if victim in ("media", "decoder"):
-        wait(client, job, ("preparing",))
+        wait(client, job, ("preparing", "running"))
         media = ours("ServeReplica:xnemo:media")
         os.kill(media if victim == "media" else decoder(media), signal.SIGKILL)
     else:
