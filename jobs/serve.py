@@ -1,4 +1,4 @@
-"""`xnemo serve`: a registered model behind HTTP, with its page; interactive API documentation at /docs.
+"""`xnemo serve`: a model behind HTTP, with its page; the interface is described at /docs.
 
 On this machine it runs until Ctrl-C. Submitted to a cluster it deploys and ends; the service stays. Its keys and its
 audit log are managed with the same configuration: --add-key, --revoke-key, --keys, --audit.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipelines.serve.config import ServeConfig
 
 EXAMPLES = """\
+  xnemo serve --model bundled
   xnemo serve --model models:/xnemo@demo
   xnemo serve --model data/demo/runs/temporal/export --port 8080 limits.seconds=20
   xnemo serve --add-key ada && xnemo serve --model models:/xnemo@demo require_key=true
@@ -30,7 +31,7 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str]) -> int:
     options = parser("serve", __doc__ or "", EXAMPLES)
-    options.add_argument("--model", help="a model folder, or models:/<name>@<alias> (models:/xnemo@demo)")
+    options.add_argument("--model", help="a model folder, models:/<name>@<alias> (models:/xnemo@demo), or bundled")
     options.add_argument("--host", help="127.0.0.1; write 0.0.0.0 to be reached from other machines")
     options.add_argument("--port", type=int, help="8000; 0 takes a free one")
     options.add_argument("--config", help="YAML file")

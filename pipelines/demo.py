@@ -144,12 +144,9 @@ def serve(jobs: Jobs, config: DemoConfig, folder: Path, versions: dict[str, Any]
     if known.get("versions") == versions and _answers(known["url"]):
         jobs.line.note(f"Ray Serve: running at {known['url']}")
         return str(known["url"])
-    samples = folder / "samples"
-    _sample_media(samples)
     port = 0 if _taken(config.port) else config.port
     words = ["serve", "--model", f"models:/xnemo@{ALIAS}", "--port", str(port), f"folder={folder / 'served'}",
-             f"tokenizer=models:/xnemo-tokenizer@{ALIAS}", f"generator=models:/xnemo-generator@{ALIAS}",
-             f"samples={samples}"]  # fmt: skip
+             f"tokenizer=models:/xnemo-tokenizer@{ALIAS}", f"generator=models:/xnemo-generator@{ALIAS}"]  # fmt: skip
     lines = jobs.run("serve", "Ray Serve: load the models by their alias", words)
     found = [text for text in lines if text.startswith("page: ")]
     if not found:
@@ -207,18 +204,6 @@ def _request_media(config: DemoConfig, folder: Path) -> tuple[Path, Path]:
     if not driving.exists():
         clips.write_clip(driving, DRIVER_SEED, DRIVER_SEED, config.request_seconds, 256)
     return portrait, driving
-
-
-def _sample_media(folder: Path) -> None:
-    """Portraits and drivers that the page offers."""
-    from xnemo.synthetic import clips
-
-    for index in range(4):
-        if not (portrait := folder / "portraits" / f"head-{index}.png").exists():
-            clips.portrait(portrait, UNSEEN + 100 + index, 256)
-    for index, emotion in enumerate(("happy", "surprised")):
-        if not (driving := folder / "driving" / f"{emotion}.mp4").exists():
-            clips.write_clip(driving, UNSEEN + 200 + index, UNSEEN + 200 + index, 2.0, 192, emotion)
 
 
 def _strip(portrait: Array, driver: Array, result: Array) -> Array:

@@ -14,7 +14,8 @@ from typing import Any
 from xnemo.errors import XNeMoError
 
 ENDED = {"done", "failed", "cancelled"}
-POLL_S = 0.5
+AGAIN_S = 0.5  # before a service that did not answer is asked once more
+SHORTEST_S, LONGEST_S = 0.05, 2.0  # between two looks at a job
 TIMEOUT_S = 30.0
 PATIENCE_S = 60.0
 
@@ -60,6 +61,7 @@ class Client:
     ) -> dict[str, Any]:
         """Wait until the job has ended; its last state. A failed one raises with its reason. A service that does not
         answer for a while, as when it is restarted, is waited for."""
+        began = time.monotonic()
         while True:
             state = dict(self._call("GET", job["links"]["state"], patience_s=PATIENCE_S).json())
             if progress:
@@ -70,7 +72,7 @@ class Client:
                 raise XNeMoError(
                     f"{state['kind']} {state['id']} {state['state']}: {state.get('error') or 'no reason given'}"
                 )
-            time.sleep(POLL_S)
+            time.sleep(_pause(state["eta_s"], time.monotonic() - began))
 
     def download(self, link: str, path: str | Path) -> Path:
         """Write what the link holds to a file, whole or not at all."""
@@ -94,7 +96,7 @@ class Client:
                 if time.monotonic() > end:
                     said = f"{self.url} does not answer ({type(error).__name__}): is the service running?"
                     raise XNeMoError(said) from None
-            time.sleep(POLL_S)
+            time.sleep(AGAIN_S)
         if not answer.ok:
             try:
                 said = answer.json().get("detail") or answer.reason
@@ -102,3 +104,8 @@ class Client:
                 said = answer.reason
             raise XNeMoError(f"{method} {path}: {said}")
         return answer
+
+
+def _pause(left_s: float | None, waited_s: float) -> float:
+    """Seconds until the next look: the nearer the end, the sooner; while the end is unknown, by the time so far."""
+    return min(max(0.2 * (waited_s if left_s is None else left_s), SHORTEST_S), LONGEST_S)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi import Path as InPath
 
-from pipelines.serve import events, files, forms, media
+from pipelines.serve import decoding, events, files, forms
 from pipelines.serve.config import AnimationOptions
 from pipelines.serve.desk import Caller, Desk, Status
 from pipelines.serve.problems import Problem
@@ -110,6 +110,6 @@ def _accept(desk: Desk, caller: Caller, job_id: str, got: Received, key: str | N
             raise Problem(422, "motion: not the id of a motion.")
         inputs["motion"] = desk.motion_file(caller, motion)
         digests["motion"] = motion
-    media.ask(desk.sandbox, "upload", media.check, got.files["portrait"], got.files.get("driving"),
+    decoding.ask(desk.sandbox, "upload", decoding.check, got.files["portrait"], got.files.get("driving"),
               desk.config.media_limits())  # fmt: skip
     return desk.submit(caller, "animation", job_id, inputs, options, digests, key)

@@ -1,4 +1,5 @@
-"""The service on Ray Serve: an ingress that speaks HTTP, engines that hold the networks, a job store between them."""
+"""The service on Ray Serve: an ingress that speaks HTTP, engines that hold the networks, a job store between them, and
+media replicas that do the engines' work on files."""
 
 import logging
 import math
@@ -17,7 +18,7 @@ from ray.serve import Application
 
 from pipelines.models import locate
 from pipelines.serve.config import ServeConfig
-from pipelines.serve.engine import Engine
+from pipelines.serve.media import Media, RemoteMedia
 from pipelines.serve.routes import create
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.settings import settings
@@ -33,9 +34,11 @@ log = logging.getLogger(__name__)
 class EngineReplica:
     """One engine per replica. It takes its work from the job store, not from calls."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, media: Any) -> None:
+        from pipelines.serve.engine import Engine  # the other replicas, and Serve's controller, do without torch
+
         logging.getLogger("pipelines").setLevel(logging.INFO)
-        self.engine = Engine(config)
+        self.engine = Engine(config, RemoteMedia(media))
         self.engine.start()  # Serve counts the replica as running only after this: a warm-up render is part of it
 
     def check_health(self) -> None:
@@ -68,13 +71,16 @@ class IngressReplica:
 def app(config: ServeConfig) -> Application:
     """The Serve application, for `serve.run`."""
     config = config.model_copy(update={"folder": str(Path(config.folder).expanduser().resolve())})
-    resources = {"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": {"env_vars": settings().env()}}
+    env = {"runtime_env": {"env_vars": settings().env()}}
+    media = serve.deployment(Media, name="media", ray_actor_options={"num_cpus": config.media_cpus} | env,
+                             max_ongoing_requests=config.media_workers, health_check_period_s=5)  # fmt: skip
+    resources = {"num_cpus": config.cpus, "num_gpus": config.gpus} | env
     engine = serve.deployment(EngineReplica, name="engine", ray_actor_options=resources, max_ongoing_requests=8,
                               graceful_shutdown_timeout_s=60, health_check_period_s=5,
                               max_constructor_retry_count=2)  # fmt: skip
     ingress = serve.deployment(serve.ingress()(IngressReplica), name="ingress", max_ongoing_requests=100,
                                ray_actor_options={"num_cpus": 0.1})  # fmt: skip
-    bound: Application = ingress.bind(config, engine.bind(config))
+    bound: Application = ingress.bind(config, engine.bind(config, media.bind(config)))
     return bound
 
 
@@ -101,13 +107,16 @@ def start(config: ServeConfig) -> str:
     """Run the service on the Ray cluster of this process (a local one is started if there is none); returns its URL
     once it is ready. A service that runs there already is replaced and keeps its port. Raises PlatformError for a
     busy port, a missing model, or a model that does not come up; nothing is left running then."""
+    from pipelines.serve import samples
+
     locate(config.model)  # the sentence is clearer here than out of a replica
     joined = ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
     port = None if joined else _port(config.host, config.port)
     start_ray(settings().cpus)
     port = (_running_port() if joined else port) or _port(config.host, config.port)
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
-    config = config.model_copy(update={"port": port})
+    offered = config.samples or str(samples.draw(Path(config.folder).expanduser().resolve() / "samples"))
+    config = config.model_copy(update={"port": port, "samples": offered})
     serve.start(http_options={"host": config.host, "port": port})
     try:
         serve.run(app(config), name=NAME, route_prefix="/")

@@ -36,7 +36,7 @@ class ServeConfig(Config):
     """The service. Paths are made absolute where the command was typed."""
 
     model: str = "models:/xnemo@demo"
-    """A model folder, or models:/<name>@<alias>."""
+    """A model folder, models:/<name>@<alias>, or "bundled": the small one that comes with the code."""
     tokenizer: str | None = None
     """Motion tokenizer, for outpainting; as `model`."""
     generator: str | None = None
@@ -55,7 +55,7 @@ class ServeConfig(Config):
     require_key: bool = False
     """Every call below /v1 needs a bearer key (`xnemo serve --add-key NAME`)."""
     samples: str | None = None
-    """Folder with portraits/ and driving/ that the page offers to try."""
+    """Folder with portraits/ and driving/ that the page offers to try; `xnemo serve` draws some if none is named."""
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     windows_per_batch: int = Field(default=4, gt=0)
@@ -63,9 +63,11 @@ class ServeConfig(Config):
     active: int = Field(default=4, gt=0)
     """Requests in work at once."""
     media_workers: int = Field(default=2, gt=0)
-    """Threads, each with a decoding process of its own, that read uploads and write results."""
+    """Decoding processes of one media replica, started when they are needed; they read uploads and write results."""
+    media_cpus: float = Field(default=1.0, ge=0)
+    """Ray CPUs reserved for one media replica."""
     cpus: float = Field(default=1.0, ge=0)
-    """Ray CPUs reserved for the engine."""
+    """Ray CPUs reserved for one engine."""
     gpus: float = Field(default=0.0, ge=0)
     keep_hours: float = Field(default=24, gt=0)
     """Ended jobs and their files are removed after so long."""
@@ -132,7 +134,7 @@ class MotionOptions(BaseModel):
 class OutpaintOptions(BaseModel):
     """How a motion is continued."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [{"seconds": 8, "seed": 0}]})
 
     seconds: float = Field(gt=0, le=600, allow_inf_nan=False, description="Length of the result, prefix included.")
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -141,7 +143,10 @@ class OutpaintOptions(BaseModel):
 class InterpolateOptions(BaseModel):
     """How expressions are blended: moments of motions, visited in order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid",
+        json_schema_extra={"examples": [{"keys": [{"motion": "0" * 32}, {"motion": "0" * 32, "seconds": 1.2}]}]},
+    )  # fmt: skip
 
     keys: list["Moment"] = Field(min_length=2, max_length=32)
     seconds: float = Field(default=2.0, gt=0, le=600, allow_inf_nan=False)

@@ -1,9 +1,10 @@
 """The worker behind the service: takes jobs from the store, does them, and writes what came of them.
 
-Threads: the heart claims jobs, keeps their leases and sees cancellations; media threads read uploads and write
-results (`studio`); the device thread alone runs the denoiser, over all requests at once (`scheduler`); one thread
-stores finished windows (`saved`), one watches the model's alias (`alias`). Whatever dies, the job store hands the job
-to the next engine, which goes on where this one was.
+Threads: the heart claims jobs, keeps their leases and sees cancellations; one thread for each job does what comes
+before and after the denoiser (`studio`), while `media` does the work on files elsewhere; the device thread alone runs
+the denoiser, over all requests at once (`scheduler`); one thread stores finished windows (`saved`), one watches the
+model's alias (`alias`). Whatever dies, the job store hands the job to the next engine, which goes on where this one
+was.
 """
 
 import logging
@@ -24,6 +25,7 @@ from pipelines.serve.alias import AliasWatch
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.files import JobFiles
 from pipelines.serve.loaded import Loaded, load
+from pipelines.serve.media import Media, RemoteMedia
 from pipelines.serve.problems import without_paths
 from pipelines.serve.studio import DENOISED, PREPARED, Studio, Work
 from xnemo.errors import XNeMoError
@@ -42,20 +44,22 @@ SWEEP_S = 60.0
 
 
 class Engine:
-    """Start it, and it works until it is stopped. `name` is how it appears in the job store."""
+    """Start it, and it works until it is stopped. `name` is how it appears in the job store. `media`: who does the work
+    on files; without it this process does."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, media: Media | RemoteMedia | None = None) -> None:
         self.config = config
         self.name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:6]}"
         Path(config.folder).mkdir(parents=True, exist_ok=True)
         self.store = JobStore(config.store_url)
         self.files = JobFiles(config.storage_uri, Path(config.folder, "scratch"))
-        self.studio = Studio(config, self.files)
+        self.media = media or Media(config)
+        self.studio = Studio(self.files, self.media)
         self._works: dict[str, Work] = {}
         self._joining: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
-        self._media = ThreadPoolExecutor(config.media_workers, thread_name_prefix="media")
+        self._hands = ThreadPoolExecutor(2 * config.active, thread_name_prefix="studio")  # some wait for lost jobs
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
         self._alias = AliasWatch(config)
         self._orphans: set[str] = set()
@@ -69,10 +73,9 @@ class Engine:
     def start(self) -> None:
         """Load and warm up the model, then work in the background. Raises PlatformError or XNeMoError."""
         self.store.beat(self.name, "loading", {"model": self.config.model})
-        warm = [self._media.submit(self.studio.warm) for _ in range(self.config.media_workers)]
+        warm = self._hands.submit(self.media.warm)
         self._loaded = [load(self.config)]
-        for future in warm:
-            future.result()
+        warm.result()
         self._beat()
         watch = [self._watch] if self._alias.alias else []
         for target in (self._heart, self._device, *watch):
@@ -91,7 +94,7 @@ class Engine:
                 self._keep(work, portion)
             with suppress(StoreAway):  # its lease will run out instead
                 self.store.release(work.job)
-        self._media.shutdown(cancel_futures=True)
+        self._hands.shutdown(cancel_futures=True)
         self._keeper.shutdown()
         with suppress(StoreAway):
             self.store.retire(self.name)
@@ -131,20 +134,21 @@ class Engine:
                 self._stop.wait(1.0)
 
     def _claim(self) -> None:
-        if len(self._works) >= self.config.active:
-            return
-        job = self.store.claim(self.name, lease_s=self.config.lease_s)
-        if job is not None:
+        while len(self._works) < self.config.active and (
+            job := self.store.claim(self.name, lease_s=self.config.lease_s)
+        ):
             if job.fence == 1:
                 meters.observe("queue_wait_seconds", max(0.0, time.time() - job.created))
             work = self._works[job.id] = Work(job, self.loaded)
-            self._media.submit(self._guarded, work, self._begin)
+            self._hands.submit(self._guarded, work, self._begin)
 
     def _see_cancellations(self) -> None:
         works = list(self._works.values())
         fences = self.store.fences([work.job.id for work in works]) if works else {}
         for work in works:
             work.lost = fences.get(work.job.id) != work.job.fence
+            if work.lost and work.request is None:  # its files are still being read: meanwhile it holds no place
+                self._forget(work)
 
     def _publish(self) -> None:
         for work in list(self._works.values()):
@@ -179,7 +183,7 @@ class Engine:
             self.files.remove(job_id)
         self._orphans = strays
         for folder in self.files.scratch.iterdir():
-            if now - folder.stat().st_mtime > self.config.limits.upload_s + 3600 and folder.name not in self._works:
+            if now - folder.stat().st_mtime > self.config.limits.upload_s + 3600:
                 shutil.rmtree(folder, ignore_errors=True)
         access = Access(self.config.store_url)
         access.forget_before(now - 86400 * self.config.audit_days)
@@ -191,7 +195,7 @@ class Engine:
             if fresh is not None:
                 self._loaded = [*self._loaded, fresh]
 
-    # -- media threads: before and after the denoiser -------------------------------------------------------
+    # -- a thread per job: before and after the denoiser -----------------------------------------------------
 
     def _guarded(self, work: Work, step: Callable[[Work], None]) -> None:
         """Run one step of a job; whatever goes wrong in it ends this job only."""
@@ -237,7 +241,6 @@ class Engine:
     def _forget(self, work: Work) -> None:
         if self._works.get(work.job.id) is work:
             del self._works[work.job.id]
-        self.studio.clear(work)
 
     def _begin(self, work: Work) -> None:
         if work.job.kind != "animation":
@@ -291,7 +294,7 @@ class Engine:
         for request in finished:
             work = self._works.get(request.id)
             if work is not None and work.request is request:
-                self._media.submit(self._guarded, work, self._end)
+                self._hands.submit(self._guarded, work, self._end)
 
     def _keep_finished_windows(self) -> None:
         now = time.monotonic()

@@ -62,8 +62,7 @@ def answer(uri: str, media_type: str, name: str, request: Request) -> Response:
     headers |= {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
     if status == 206:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{length}"
-    body: AsyncIterator[bytes] | tuple[bytes, ...] = _pieces(uri, start, end) if request.method == "GET" else ()
-    return StreamingResponse(body, status, headers, media_type)
+    return StreamingResponse(_pieces(uri, start, end), status, headers, media_type)
 
 
 def _range(header: str, length: int) -> tuple[int, int, int]:

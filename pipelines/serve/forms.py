@@ -9,6 +9,8 @@ from pipelines.serve.problems import Problem
 
 Options = TypeVar("Options", bound=BaseModel)
 FILE = {"type": "string", "format": "binary"}
+PORTRAIT = FILE | {"description": "JPEG, PNG, WebP, AVIF, BMP or TIFF."}
+DRIVING = FILE | {"description": "mp4, mov, webm, mkv, avi, mpeg, ts, wmv, flv, ogg or gif."}
 
 
 def _form(required: list[str], fields: dict[str, Any], options: type[BaseModel]) -> dict[str, Any]:
@@ -20,13 +22,13 @@ def _form(required: list[str], fields: dict[str, Any], options: type[BaseModel])
 ANIMATION = _form(
     ["portrait"],
     {
-        "portrait": FILE | {"description": "JPEG, PNG, WebP, BMP or TIFF."},
-        "driving": FILE | {"description": "mp4, mov, webm, mkv or avi."},
+        "portrait": PORTRAIT,
+        "driving": DRIVING,
         "motion": {"type": "string", "description": "Id of a motion, instead of driving.", "examples": ["0" * 32]},
     },
     AnimationOptions,
 )
-MOTION = _form(["driving"], {"driving": FILE | {"description": "mp4, mov, webm, mkv or avi."}}, MotionOptions)
+MOTION = _form(["driving"], {"driving": DRIVING}, MotionOptions)
 
 
 def options(cls: type[Options], fields: dict[str, str]) -> Options:

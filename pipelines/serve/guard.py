@@ -1,4 +1,5 @@
-"""Around every request: bodies that are no uploads are short and come in time; what was done is noted at the end."""
+"""Around every request: bodies that are no uploads are short and come in time; HEAD is GET without its body; what was
+done is noted at the end."""
 
 import asyncio
 import logging
@@ -26,12 +27,16 @@ class Guard:
             await self.app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
-        status = 0
+        status, head = 0, scope["method"] == "HEAD"
+        if head:
+            scope["method"] = "GET"
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif head and message["type"] == "http.response.body":
+                message["body"] = b""
             await send(message)
 
         reads = receive if scope["path"] in UPLOADS else self._bounded(receive)

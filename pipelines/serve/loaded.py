@@ -80,6 +80,8 @@ def _tried(config: ServeConfig, name: str, folder: Path, version: str | None) ->
     from xnemo.tokens.weights import load_generator, load_tokenizer
 
     where = device(config.device)
+    own = "bundled" if config.model == "bundled" else None  # the model that comes with the code brings its own
+    tokenizer, generator = config.tokenizer or own, config.generator or own
     model = models.load(folder, where, config.precision)
     loaded = Loaded(
         name=name,
@@ -87,8 +89,8 @@ def _tried(config: ServeConfig, name: str, folder: Path, version: str | None) ->
         digest=weights.sha256(Path(folder, weights.MODEL)),
         model=model,
         scheduler=Scheduler(model, config.windows_per_batch),
-        tokenizer=load_tokenizer(locate(config.tokenizer), where) if config.tokenizer else None,
-        generator=load_generator(locate(config.generator), where) if config.generator else None,
+        tokenizer=load_tokenizer(locate(tokenizer, "tokenizer"), where) if tokenizer else None,
+        generator=load_generator(locate(generator, "generator"), where) if generator else None,
     )
     _warm_up(loaded)
     return loaded

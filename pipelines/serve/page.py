@@ -1,4 +1,4 @@
-"""The web page (web/), which needs nothing from elsewhere, and the samples it offers to try."""
+"""The web pages (web/), which need nothing from elsewhere, and the samples that the first offers to try."""
 
 from functools import partial
 from importlib.resources import files
@@ -10,7 +10,8 @@ from fastapi.responses import FileResponse, HTMLResponse
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.problems import Problem
 
-PARTS = ("page.css", "page.js", "api.js", "camera.js", "motions.js")
+PARTS = ("page.css", "page.js", "api.js", "camera.js", "motions.js", "docs.js")
+PAGES = {"/": "index.html", "/docs": "docs.html"}
 KINDS = {"portraits": {".png", ".jpg", ".jpeg", ".webp"}, "driving": {".mp4", ".webm", ".mov"}}
 POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -19,17 +20,13 @@ POLICY = (
 
 
 def install(app: FastAPI, config: ServeConfig) -> None:
-    """Add the page at `/` and the samples below `/samples`."""
+    """Add the page at `/`, the description of the interface at `/docs`, and the samples below `/samples`."""
     web = files("pipelines.serve").joinpath("web")
-    html = web.joinpath("index.html").read_text(encoding="utf-8")
-    parts = {name: web.joinpath(name).read_text(encoding="utf-8") for name in PARTS}
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> HTMLResponse:
-        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"})
-
-    for name, text in parts.items():
-        kind = "text/css" if name.endswith(".css") else "text/javascript"
+    for path, name in PAGES.items():
+        html = web.joinpath(name).read_text(encoding="utf-8")
+        app.add_api_route(path, partial(_page, html), include_in_schema=False)
+    for name in PARTS:
+        kind, text = "text/css" if name.endswith(".css") else "text/javascript", web.joinpath(name).read_text("utf-8")
         app.add_api_route(f"/{name}", partial(_part, text, kind), include_in_schema=False)
 
     @app.get("/samples", include_in_schema=False)
@@ -42,6 +39,10 @@ def install(app: FastAPI, config: ServeConfig) -> None:
             if path.name == name:
                 return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
         raise Problem(404, "there is no such sample.")
+
+
+def _page(html: str) -> Response:
+    return HTMLResponse(html, headers={"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"})
 
 
 def _part(text: str, kind: str) -> Response:

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +19,21 @@ from xnemo_platform.errors import PlatformError
 
 PATH = re.compile(r"(?<![\w:/.])/[^\s:;,()'\"]*/([^\s/:;,()'\"]*)")
 ADDRESS = re.compile(r"[a-z][a-z0-9+.]*://[^\s,;()'\"]*?([^\s/,;()'\":]*)(?=:?[\s,;()'\"]|:?$)")
+PLAIN = {
+    "Not Found": "there is nothing at this address; /docs lists what is.",
+    "Method Not Allowed": "this address does not take this method; /docs lists what it takes.",
+}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHOWN: dict[str, Any] = {
+    "description": "Refused; `detail` is one sentence that says why.",
+    "content": {"application/problem+json": {
+        "schema": {"type": "object", "properties": {
+            "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"},
+            "detail": {"type": "string"}}},
+        "example": {"type": "about:blank", "title": "Unprocessable Content", "status": 422,
+                    "detail": "steps: at most 100 are allowed here."}}},
+}  # fmt: skip
+"""How OpenAPI describes a problem."""
 log = logging.getLogger(__name__)
 
 
@@ -31,7 +46,8 @@ class Problem(Exception):
 
 
 def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """A problem+json response."""
+    """A problem+json response, counted among the rejects."""
+    meters.count("rejects", reason=HTTPStatus(status).phrase.lower().replace(" ", "_"))
     said = detail.encode("utf-8", "replace").decode()  # what a client sent may be quoted in it
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": said}
     return JSONResponse(body, status, dict(headers or {}), media_type="application/problem+json")
@@ -42,12 +58,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, error: Problem) -> JSONResponse:
-        meters.count("rejects", reason=HTTPStatus(error.status).phrase.lower().replace(" ", "_"))
         return answer(error.status, error.detail, error.headers)
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, str(error.detail), error.headers)
+        return answer(error.status_code, PLAIN.get(str(error.detail), str(error.detail)), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -87,5 +102,7 @@ def without_paths(text: str) -> str:
 def sentence(error: RequestValidationError) -> str:
     """The first thing that is wrong, with the field's name."""
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON: {first['ctx']['error']}."
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     return f"{where}: {first['msg']}." if where else f"{first['msg']}."

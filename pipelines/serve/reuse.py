@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from pipelines.serve import events, files, forms, media
+from pipelines.serve import decoding, events, files, forms
 from pipelines.serve.animations import Id, Key, cancel_or_remove, taken_in
 from pipelines.serve.config import InterpolateOptions, MotionOptions, OutpaintOptions
 from pipelines.serve.desk import MOTION_KINDS, Caller, Desk, Status
@@ -68,5 +68,5 @@ def _accept(desk: Desk, caller: Caller, job_id: str, got: Received, key: str | N
     options = forms.options(MotionOptions, dict(got.fields))
     if "driving" not in got.files:
         raise Problem(422, "driving: a video is required.")
-    media.ask(desk.sandbox, "upload", media.check, None, got.files["driving"], desk.config.media_limits())
+    decoding.ask(desk.sandbox, "upload", decoding.check, None, got.files["driving"], desk.config.media_limits())
     return desk.submit(caller, "motion", job_id, got.files, options, got.digests, key)

@@ -15,7 +15,8 @@ from pipelines.serve.problems import Problem
 def create(config: ServeConfig) -> FastAPI:
     """The app. It needs the folder, the storage and the store of `config`, no engine."""
     desk = Desk(config)
-    app = FastAPI(title="X-NeMo", version="1", description="Animate a portrait with a driving video.")
+    app = FastAPI(title="X-NeMo", version="1", description="Animate a portrait with a driving video.",
+                  docs_url=None, redoc_url=None, responses={"4XX": problems.SHOWN})  # fmt: skip
     problems.install(app)
     app.add_middleware(Guard, desk=desk)
     app.include_router(animations.routes(desk))

@@ -1,36 +1,31 @@
-"""What is done for a job before and after the denoiser: reading what was sent, encoding it, writing the video.
+"""What is done for a job before and after the denoiser, in the engine's own threads: the small networks, with the work
+on files left to `Media`. Pictures come and go in pieces, so that none of it holds a whole clip."""
 
-It runs in the engine's media threads; what touches uploaded bytes runs in each thread's own decoding process.
-"""
-
-import contextlib
-import shutil
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.serve import media, motions, saved
-from pipelines.serve.config import AnimationOptions, InterpolateOptions, MotionOptions, OutpaintOptions, ServeConfig
+from pipelines.serve import motions, saved
+from pipelines.serve.config import AnimationOptions, InterpolateOptions, MotionOptions, OutpaintOptions
 from pipelines.serve.files import JobFiles
 from pipelines.serve.loaded import Loaded
+from pipelines.serve.media import GONE, Media, RemoteMedia
 from pipelines.serve.scheduler import Request
 from xnemo.animation import decode, encode_faces, encode_portrait, motion_tokens, noise
-from xnemo.clip import save_frames
 from xnemo.errors import XNeMoError
 from xnemo.prepare import Portrait
 from xnemo.tokens.motion_file import Motion, load_motion, to_bytes
 from xnemo_platform import storage
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.jobstore import Job, JobLost
-from xnemo_platform.sandbox import Limits as SandboxLimits
-from xnemo_platform.sandbox import Sandbox
 
 PREPARED, DENOISED = 0.1, 0.9  # share of the progress bar behind us when denoising begins and ends
+PART = 48  # frames of a result that are encoded in one piece
 
 
 @dataclass(eq=False)
@@ -65,32 +60,20 @@ class Work:
 class Studio:
     """Raises XNeMoError for what the user can mend, JobLost for work that is no longer ours."""
 
-    def __init__(self, config: ServeConfig, files: JobFiles) -> None:
-        self.config, self.files = config, files
-        self._sandboxes = threading.local()
+    def __init__(self, files: JobFiles, media: Media | RemoteMedia) -> None:
+        self.files, self.media = files, media
 
     def kept(self, work: Work) -> str:
         """URI of the folder of what is finished: of this model, since another's is of no use."""
         return self.files.uri(work.job.id, f"kept-{work.loaded.digest[:16]}")
 
-    def scratch(self, work: Work) -> Path:
-        folder = self.files.scratch / work.job.id / str(work.job.fence)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def clear(self, work: Work) -> None:
-        shutil.rmtree(self.files.scratch / work.job.id / str(work.job.fence), ignore_errors=True)
-        with contextlib.suppress(OSError):  # another holder's is in it
-            (self.files.scratch / work.job.id).rmdir()
-
     def prepare(self, work: Work) -> Request:
         """An animation up to where the denoiser begins, or where another engine left it."""
-        options, loaded, inputs = AnimationOptions(**work.job.options), work.loaded, self._inputs(work)
-        config, limits = loaded.model.config, self.config.media_limits()
-        crops = self._ask("portrait", media.portrait_crops, inputs["portrait"], config, options.face, limits)
+        options, loaded, inputs = AnimationOptions(**work.job.options), work.loaded, work.job.inputs
+        crops = self.media.portrait(inputs["portrait"], loaded.model.config, options.face)
         work.at(0.02)
         if "motion" in inputs:
-            work.motion = load_motion(inputs["motion"].read_bytes(), model=loaded.digest)
+            work.motion = load_motion(self._read(inputs["motion"]), model=loaded.digest)
         else:
             cut = MotionOptions(head_motion=options.head_motion, start=options.start, end=options.end)
             work.motion = self._motion(work, inputs["driving"], cut)
@@ -107,85 +90,71 @@ class Studio:
 
     def reuse(self, work: Work) -> dict[str, Any]:
         """A job that makes a motion; its result."""
-        kind, inputs, options = work.job.kind, self._inputs(work), work.job.options
+        kind, inputs, options = work.job.kind, work.job.inputs, work.job.options
         if kind == "motion":
             motion = self._motion(work, inputs["driving"], MotionOptions(**options))
         elif kind == "outpaint":
-            motion = motions.continued(work.loaded, inputs["motion"], OutpaintOptions(**options))
+            motion = motions.continued(work.loaded, self._read(inputs["motion"]), OutpaintOptions(**options))
         else:
-            motion = motions.blended(inputs, InterpolateOptions(**options))
+            files = {role: self._read(uri) for role, uri in inputs.items()}
+            motion = motions.blended(files, InterpolateOptions(**options))
         uri = self.files.uri(work.job.id, "motion.safetensors")
         storage.publish_bytes(uri, to_bytes(motion))
         return {"motion": uri, "frames": len(motion), "fps": motion.fps}
 
     def render(self, work: Work) -> dict[str, Any]:
-        """Latents to a video file; the result."""
-        options, request, motion = AnimationOptions(**work.job.options), work.request, work.motion
-        assert request is not None
+        """Latents to a video file; the result. While a part is encoded, the next one is decoded from its latents."""
+        options, motion = AnimationOptions(**work.job.options), work.motion
         assert motion is not None
-        driving = self._inputs(work).get("driving")
-        limits = self.config.media_limits()
-        sound = driving is not None and self._ask("driving video", media.has_sound, driving, limits)
-        path = save_frames(
-            self.scratch(work) / "result.mp4",
-            self._frames(work, request),
-            motion.fps,
-            audio=driving if sound else None,
-            audio_start=options.start,
-            model=work.loaded.exact_name,
-            label=options.label,
-        )
-        uri = self.files.put(work.job.id, f"result-{work.job.fence}.mp4", path)
+        parts: list[bytes] = []
+        under_way: deque[Future[bytes]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
+            for frames in self._frames(work):
+                under_way.append(encoder.submit(self.media.encode, frames, motion.fps, options.label))
+                if len(under_way) > 1:
+                    parts.append(under_way.popleft().result())
+            parts += [part.result() for part in under_way]
+        name, sound = f"result-{work.job.fence}.mp4", work.job.inputs.get("driving")
+        uri = self.media.join(work.job.id, name, parts, work.loaded.exact_name, sound, options.start)
         return {"video": uri, "frames": len(motion), "fps": motion.fps}
 
-    def warm(self) -> None:
-        """Start this thread's decoding process."""
-        outcome = self._sandbox().call(media.warm)
-        if outcome.kind != "ok":
-            raise PlatformError(f"the decoding process does not start: {outcome.message}")
-
-    def _motion(self, work: Work, path: Path, options: MotionOptions) -> Motion:
+    def _motion(self, work: Work, driving: str, options: MotionOptions) -> Motion:
         """The motion of the driving video, taken once per job, whoever works on it."""
         kept, loaded = storage.join(self.kept(work), "motion.safetensors"), work.loaded
         if work.job.fence > 1 and storage.exists(kept):
             return load_motion(storage.read_bytes(kept), model=loaded.digest)
-        size = loaded.model.config.motion_encoder.image_size
-        seen = self._ask("driving video", media.driving_crops, path, size, options.head_motion, options.start,
-                         options.end, options.fps, self.config.media_limits())  # fmt: skip
+        pieces = self.media.driving(driving, loaded.model.config.motion_encoder.image_size, options)
+        seen = next(pieces)
         work.at(0.05)
-        faces = seen["faces"]
-        batches = (faces[at : at + 32] for at in range(0, len(faces), 32))
 
         def told(_: str, done: int, total: int) -> None:
             work.at(0.05 + 0.05 * done / total)
 
-        motion = encode_faces(loaded.model, batches, seen["f_rts"], seen["fps"], told)
+        motion = encode_faces(loaded.model, pieces, seen["f_rts"], seen["fps"], told)
         motion = replace(motion, model=loaded.digest)
         if work.job.kind == "animation":
             storage.publish_bytes(kept, to_bytes(motion))
         return motion
 
-    def _frames(self, work: Work, request: Request) -> Iterator[np.ndarray]:
-        count = 0
+    def _frames(self, work: Work) -> Iterator[np.ndarray]:
+        """The pictures uint8 [n,H,W,3] of a finished request, PART or so at a time."""
+        request, waiting, count = work.request, list[np.ndarray](), 0
+        assert request is not None
         for frames in decode(work.loaded.model, request.latents):
             count += len(frames)
             work.at(DENOISED + (1 - DENOISED) * count / request.latents.shape[2])
-            yield from frames
+            waiting.append(frames)
+            if sum(map(len, waiting)) >= PART:
+                yield np.concatenate(waiting)
+                waiting = []
+        if waiting:
+            yield np.concatenate(waiting)
 
-    def _inputs(self, work: Work) -> dict[str, Path]:
+    def _read(self, uri: str) -> bytes:
+        """A motion that a job reads."""
         try:
-            return self.files.fetch(work.job.inputs, self.scratch(work))
+            return storage.read_bytes(uri)
         except PlatformError as error:
-            if not all(storage.exists(uri) for uri in work.job.inputs.values()):
-                raise XNeMoError("what was sent for this job is no longer kept: send it again.") from error
-            raise
-
-    def _ask(self, what: str, function: Any, *args: Any) -> Any:
-        return media.ask(self._sandbox(), what, function, *args)
-
-    def _sandbox(self) -> Sandbox:
-        """This thread's decoding process."""
-        if not hasattr(self._sandboxes, "own"):
-            self._sandboxes.own = Sandbox(SandboxLimits(seconds=300))
-        sandbox: Sandbox = self._sandboxes.own
-        return sandbox
+            if storage.exists(uri):
+                raise
+            raise XNeMoError(GONE) from error

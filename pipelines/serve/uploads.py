@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pipelines.serve.config import Limits
 from pipelines.serve.problems import Problem
-from xnemo_platform.untrusted import PICTURES, VIDEOS, sniff
+from xnemo_platform.untrusted import HEAD, PICTURES, VIDEOS, sniff
 
 FIELDS, FIELD_BYTES = 16, 4096
 FORMATS = {"portrait": PICTURES, "driving": VIDEOS}
@@ -32,7 +32,7 @@ class Received:
 async def receive(request: Request, folder: Path, roles: set[str], limits: Limits) -> Received:
     """Read the form; files named in `roles` land in `folder` under their role's name, whatever the client called them.
 
-    Raises Problem: 400, 408, 413, 415; OSError when there is no room.
+    Raises Problem: 400, 408, 413, 415, 422; OSError when there is no room.
     """
     caps = {role: int({"portrait": limits.portrait_mb, "driving": limits.driving_mb}[role] * 2**20) for role in roles}
     total = sum(caps.values()) + FIELDS * FIELD_BYTES + 65536
@@ -55,6 +55,8 @@ async def receive(request: Request, folder: Path, roles: set[str], limits: Limit
         for name, value in form.multi_items():
             if name in files or name in fields:
                 raise Problem(400, f"the form has {name[:40]!r} twice.")
+            if isinstance(value, str) and name in roles:
+                raise Problem(422, f"{name}: send a file (with curl: -F {name}=@file); no address is fetched.")
             if isinstance(value, str):
                 fields[name] = value
             else:
@@ -104,7 +106,7 @@ def _keep(upload: UploadFile, role: str, path: Path) -> str:
     """Check the kind of one file and store it; returns its sha256."""
     file = upload.file
     file.seek(0)
-    kind = sniff(file.read(16))
+    kind = sniff(file.read(HEAD))
     if kind not in FORMATS[role]:
         named = ", ".join(sorted(FORMATS[role]))
         raise Problem(415, f"{role} is {kind or 'of no known kind'}, not one of {named}.")

@@ -1,9 +1,8 @@
-"""Bytes from outside: what they are by their first bytes, and how much of them is read.
+"""Bytes from outside: what they are by their first bytes, and tables that unfold to too much.
 
 Names and declared types are never believed. What a video or a picture may hold is the business of its reader.
 """
 
-from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +18,8 @@ _MAGIC = (
     (0, b"II*\x00", "tiff"),
     (0, b"MM\x00*", "tiff"),
     (0, b"GIF8", "gif"),
+    (4, b"ftypavif", "avif"),
+    *((4, b"ftyp" + brand, "heic") for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1")),
     (4, b"ftyp", "mp4"),
     (4, b"moov", "mp4"),
     (4, b"mdat", "mp4"),
@@ -26,42 +27,31 @@ _MAGIC = (
     (4, b"free", "mp4"),
     (0, b"\x1a\x45\xdf\xa3", "mkv"),
     (8, b"AVI ", "avi"),
+    (0, b"FLV\x01", "flv"),
+    (0, b"OggS", "ogg"),
+    (0, b"\x00\x00\x01\xba", "mpeg"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wmv"),
     (0, b"PAR1", "parquet"),
     (0, b"PK\x03\x04", "zip"),
 )
-VIDEOS = frozenset({"mp4", "mkv", "avi"})
-PICTURES = frozenset({"png", "jpeg", "webp", "bmp", "tiff"})
+VIDEOS = frozenset({"mp4", "mkv", "avi", "mpeg", "ts", "wmv", "flv", "ogg", "gif"})
+PICTURES = frozenset({"png", "jpeg", "webp", "avif", "bmp", "tiff"})
+HEAD = 189
+"""Bytes that tell the kind of a file."""
 
 
 def sniff(head: bytes) -> str | None:
-    """Kind of a file by its first 16 bytes: png, jpeg, webp, bmp, tiff, gif, mp4 (and mov), mkv (and webm),
-    avi, parquet, zip, safetensors; None if unknown."""
+    """Kind of a file by its first HEAD bytes: png, jpeg, webp, avif, heic, bmp, tiff, gif, mp4 (and mov), mkv (and
+    webm), avi, mpeg, ts, wmv, flv, ogg, parquet, zip, safetensors; None if unknown."""
     for at, magic, kind in _MAGIC:
         if head[at : at + len(magic)] == magic:
             return kind
+    if head[:1] == head[188:189] == b"\x47":  # a packet of a transport stream is 188 bytes, and each begins so
+        return "ts"
     # safetensors: the length of a JSON object, then the object
     if len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 << 20:
         return "safetensors"
     return None
-
-
-def require(head: bytes, kinds: Collection[str], name: str) -> str:
-    """The kind of a file if it is one of `kinds`. Raises PlatformError otherwise."""
-    kind = sniff(head)
-    if kind is None or kind not in kinds:
-        raise PlatformError(f"{name} is {kind or 'of no known kind'}, not one of {', '.join(sorted(kinds))}")
-    return kind
-
-
-async def read_stream(chunks: AsyncIterator[bytes], limit: int, name: str) -> AsyncIterator[bytes]:
-    """Pass chunks on and count: raises PlatformError as soon as more than `limit` bytes have come, whatever
-    length was announced."""
-    total = 0
-    async for chunk in chunks:
-        total += len(chunk)
-        if total > limit:
-            raise PlatformError(f"{name} is longer than {limit} bytes")
-        yield chunk
 
 
 def read_parquet(source: Any, limit: int, name: str, columns: list[str] | None = None) -> pa.Table:

@@ -18,7 +18,7 @@ import ray
 import torch
 
 import xnemo
-from pipelines.models import BUNDLED
+from pipelines.models import BUNDLED, load
 from pipelines.serve import api
 from pipelines.serve.config import Limits, ServeConfig
 from pipelines.serve.scheduler import Scheduler
@@ -48,8 +48,10 @@ def main() -> None:
         portrait, short = draw(folder / "p.png", folder / "short.mp4", 2.0)
         _, long = draw(folder / "p.png", folder / "long.mp4", chosen.long)
         ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-        config = ServeConfig(model=str(BUNDLED), folder=str(folder / "serve"), port=0, device="cpu", active=CLIENTS,
-                             windows_per_batch=BATCH, limits=Limits(seconds=600, frames=20000, queue=64))  # fmt: skip
+        config = ServeConfig(
+            model="bundled", folder=str(folder / "serve"), samples=str(folder), port=0, device="cpu", active=CLIENTS,
+            windows_per_batch=BATCH, limits=Limits(seconds=600, frames=20000, queue=64),
+        )  # fmt: skip
         try:
             client = Client(api.start(config))
             measure(client, portrait, short, long, chosen.steps, chosen.repeats)
@@ -59,9 +61,9 @@ def main() -> None:
 
 
 def measure(client: Client, portrait: Path, short: Path, long: Path, steps: int, repeats: int) -> None:
-    model = xnemo.load(BUNDLED)
+    model = load(BUNDLED)
     out = short.with_name("direct.mp4")
-    idle = psutil.Process(engine_pid(client)).memory_info().rss
+    print("idle replicas, resident: " + ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory(client)), flush=True)
 
     def served(driving: Path = short) -> None:
         client_of_its_own = Client(client.url)
@@ -94,10 +96,6 @@ def measure(client: Client, portrait: Path, short: Path, long: Path, steps: int,
     quiet = sorted(timed(served) for _ in range(3 * repeats))
     print(f"2 s request: p95 {p95(quiet):.2f} s alone, {p95(crowd):.2f} s beside the long one: "
           f"{p95(crowd) / p95(quiet):.2f} times (bound: 2.5; {len(crowd)} requests)")  # fmt: skip
-    print(
-        f"idle engine: {idle / 2**20:.0f} MiB resident, its decoding processes "
-        f"{sum(child.memory_info().rss for child in psutil.Process(engine_pid(client)).children()) / 2**20:.0f} MiB"
-    )
 
 
 def offline(model: xnemo.model.XNeMo, portrait: Path, driving: Path, steps: int, batch: int, out: Path) -> None:
@@ -145,9 +143,18 @@ def p95(ordered: list[float]) -> float:
     return ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
 
 
-def engine_pid(client: Client) -> int:
+def memory(client: Client) -> list[tuple[str, float]]:
+    """Of every replica with its child processes, in MiB."""
     [card] = client.session.get(f"{client.url}/v1/models", timeout=30).json()["models"]
-    return int(card["engine"].split("-")[-2])
+    raylet = psutil.Process(int(card["engine"].split("-")[-2])).parent()
+    assert raylet is not None
+    found = []
+    for worker in raylet.children():
+        name = " ".join(worker.cmdline())
+        if "ServeReplica" in name:
+            family = [worker, *worker.children(recursive=True)]
+            found.append((name.split(":")[-1], sum(each.memory_info().rss for each in family) / 2**20))
+    return sorted(found)
 
 
 def draw(portrait: Path, driving: Path, seconds: float) -> tuple[Path, Path]:

@@ -14,21 +14,10 @@ import psycopg
 import pytest
 
 from tests.postgres import Postgres, postgres
+from tests.xnemo_platform.conftest import Clock
 from xnemo_platform.database import StoreAway
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.jobstore import JobLost, JobStore, KeyReused, OwnerFull, QueueFull
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture(scope="module")

@@ -19,17 +19,18 @@ $("theme").onclick = () => {
 
 // inputs
 function choose(role, file) {
-  const kind = role === "portrait" ? "image" : "video";
   if (!file) return;
-  if (file.type && !file.type.startsWith(kind + "/")) return fail(`“${file.name}” is not ${kind === "image" ? "a picture" : "a video"}.`);
+  const fits = role === "portrait" ? /^image\// : /^video\/|^image\/gif$|^application\/ogg$/, picture = file.type.startsWith("image/");
+  if (file.type && !fits.test(file.type)) return fail(`“${file.name}” is not ${role === "portrait" ? "a picture" : "a video"}.`);
   fail("");
   chosen[role] = file;
   if (role === "driving") chosen.motion = null;
   if (urls[role]) URL.revokeObjectURL(urls[role]);
   urls[role] = URL.createObjectURL(file);
-  const show = document.createElement(kind === "image" ? "img" : "video");
-  if (kind === "image") show.alt = "The chosen portrait";
+  const show = document.createElement(picture ? "img" : "video");
+  if (picture) show.alt = role === "portrait" ? "The chosen portrait" : "The chosen driving video";
   else { show.muted = show.autoplay = show.loop = show.playsInline = true; }
+  show.onerror = () => show.remove();  // the service may read what this browser cannot show
   show.src = urls[role];
   fill(role, file.name, show);
 }
@@ -138,7 +139,7 @@ $("cancel").onclick = () => { if (job) call(job.links.self, { method: "DELETE" }
 // the result
 const pair = [$("video"), $("driver-video")];
 async function show(compare = true) {
-  const start = Number(job.options.start || 0), compared = Boolean(compare && urls.driving && chosen.driving);
+  const start = Number(job.options.start || 0), compared = Boolean(compare && chosen.driving && !chosen.driving.type.startsWith("image/"));
   pair[0].src = $("download").href = await playable(job.links.video);
   $("download").download = `xnemo-${job.id.slice(0, 8)}.mp4`;
   $("driver-figure").hidden = !compared;

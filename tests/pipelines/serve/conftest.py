@@ -1,5 +1,6 @@
 """A tiny model with random weights, drawn heads, and a service in this process: everything real but small."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -71,19 +72,36 @@ def driving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def config(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
-    return ServeConfig(
-        model=str(model_folder), folder=str(tmp_path_factory.mktemp("serve")), media_workers=1, device="cpu",
-        limits=Limits(portrait_mb=1, driving_mb=2, queue=4, seconds=5),
-    )  # fmt: skip
+def samples_folder(portrait: Path, driving: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the page offers to try."""
+    folder = tmp_path_factory.mktemp("samples")
+    for kind, path in {"portraits": portrait, "driving": driving}.items():
+        (folder / kind).mkdir()
+        shutil.copy(path, folder / kind)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def engine(config: ServeConfig) -> Iterator[Engine]:
+def config(model_folder: Path, samples_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
+    return ServeConfig(
+        model=str(model_folder), folder=str(tmp_path_factory.mktemp("serve")), samples=str(samples_folder),
+        media_workers=1, device="cpu", limits=Limits(portrait_mb=1, driving_mb=2, queue=4, seconds=5),
+    )  # fmt: skip
+
+
+@contextmanager
+def working(config: ServeConfig) -> Iterator[Engine]:
+    """An engine at work."""
     engine = Engine(config)
     engine.start()
     yield engine
     engine.stop()
+
+
+@pytest.fixture(scope="session")
+def engine(config: ServeConfig) -> Iterator[Engine]:
+    with working(config) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import torch
 from fastapi.testclient import TestClient
 
 from pipelines.serve.config import ServeConfig
-from pipelines.serve.engine import Engine
 from pipelines.serve.routes import create
+from tests.pipelines.serve.conftest import working
 from xnemo import weights
 from xnemo.model import XNeMo
 from xnemo_platform import registry
@@ -32,16 +32,8 @@ def registered(
 
 
 @pytest.fixture(scope="module")
-def engine(registered: ServeConfig) -> Iterator[Engine]:
-    engine = Engine(registered)
-    engine.start()
-    yield engine
-    engine.stop()
-
-
-@pytest.fixture(scope="module")
-def client(registered: ServeConfig, engine: Engine) -> Iterator[TestClient]:
-    with TestClient(create(registered)) as client:
+def client(registered: ServeConfig) -> Iterator[TestClient]:
+    with working(registered), TestClient(create(registered)) as client:
         yield client
 
 
@@ -98,10 +90,8 @@ def test_versions_swap_under_work_and_broken_ones_are_refused(
     made = done(client, client.post("/v1/animations", files=sent, data={"steps": "1"}).json())
     assert "version 2" in made["model"]
 
-    heir = Engine(registered.model_copy(update={"folder": str(tmp_path)}))  # started while the alias is broken
-    heir.start()
-    assert heir.loaded.version == "2"
-    heir.stop()
+    with working(registered.model_copy(update={"folder": str(tmp_path)})) as heir:  # started while the alias is broken
+        assert heir.loaded.version == "2"
 
 
 def test_the_reason_shows_no_path(client: TestClient, tmp_path: Path) -> None:

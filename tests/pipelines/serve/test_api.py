@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from pipelines.serve.config import ServeConfig
+from pipelines.serve.config import InterpolateOptions, OutpaintOptions, ServeConfig
 from xnemo.animation import animate
 from xnemo.media import provenance
 from xnemo.media.video import probe, read_frames
@@ -86,6 +86,8 @@ def test_part_of_the_video_can_be_asked_for(made: dict[str, Any], service: TestC
     assert part.content == whole.content[10:20]
     assert part.headers["content-range"] == f"bytes 10-19/{len(whole.content)}"
     assert service.get(made["links"]["video"], headers={"Range": "bytes=99999999-"}).status_code == 416
+    head = service.head(made["links"]["video"])
+    assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(whole.content)), b"")
 
 
 def test_events_end_with_the_final_state(service: TestClient, portrait: Path, driving: Path) -> None:
@@ -149,9 +151,16 @@ def test_a_removed_animation_is_gone_with_its_files(
     assert not Path(config.folder, "jobs", made["id"]).exists()
 
 
-def test_the_page_needs_nothing_from_outside(service: TestClient) -> None:
-    page = service.get("/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_pages_need_nothing_from_outside(service: TestClient, path: str) -> None:
+    page = service.get(path)
     assert page.status_code == 200
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page.text
+
+
+def test_openapi_has_examples_that_the_service_takes(service: TestClient) -> None:
+    schemas = service.get("/openapi.json").json()["components"]["schemas"]
+    for name, options in {"OutpaintOptions": OutpaintOptions, "InterpolateOptions": InterpolateOptions}.items():
+        assert [options.model_validate(example) for example in schemas[name]["examples"]]

@@ -1,13 +1,17 @@
 """The engine loses nothing: what it was working on when it stopped is done by the next one."""
 
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.engine import Engine
+from pipelines.serve.media import Media
 from pipelines.serve.routes import create
 from xnemo_platform.config import load_config
 from xnemo_platform.jobstore import JobStore
@@ -42,6 +46,33 @@ def test_a_stopped_engine_gives_its_job_to_the_next(own: ServeConfig, portrait: 
         until(store, job["id"], "done")
         second.stop()
         assert client.get(job["links"]["self"] + "/video").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_holds_no_place_while_its_files_are_read(
+    own: ServeConfig, portrait: Path, driving: Path
+) -> None:
+    reading, gate = threading.Event(), threading.Event()
+
+    class SlowAtFirst(Media):
+        def driving(self, *args: Any) -> Iterator[Any]:
+            if not reading.is_set():
+                reading.set()
+                assert gate.wait(60)
+            return super().driving(*args)
+
+    engine = Engine(own.model_copy(update={"active": 1}), SlowAtFirst(own.model_copy(update={"media_workers": 2})))
+    engine.start()
+    with TestClient(create(own)) as client:
+        sent = {"portrait": portrait.read_bytes(), "driving": driving.read_bytes()}
+        first = client.post("/v1/animations", files=sent, data={"steps": "1"}).json()
+        assert reading.wait(60)
+        second = client.post("/v1/animations", files=sent, data={"steps": "1"}).json()
+        client.delete(first["links"]["self"])
+        until(engine.store, second["id"], "done")
+        gate.set()
+    engine.stop()
+    assert JobStore(own.store_url).get(first["id"]).state == "cancelled"
 
 
 def test_ended_jobs_are_forgotten_after_their_time(own: ServeConfig, portrait: Path, driving: Path) -> None:

@@ -18,8 +18,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipelines.serve.config import Limits, ServeConfig
-from pipelines.serve.engine import Engine
 from pipelines.serve.routes import create
+from tests.pipelines.serve.conftest import working
 
 LEAK = re.compile(rb"Traceback|File \"|site-packages|/tmp/|/home/|/usr/|sqlite3?:|\.py\b|sqlalchemy", re.IGNORECASE)
 NASTY = ["", "0", "-1", "1e999", "NaN", "true", "null", "[]", "{}", "../../etc/passwd", "%2e%2e%2f", "/etc/passwd",
@@ -158,9 +158,7 @@ def test_under_ten_times_too_much_load_what_is_accepted_is_done_and_the_rest_tol
     limits = Limits(portrait_mb=1, driving_mb=2, queue=4, seconds=5)
     own = config.model_copy(update={"folder": str(tmp_path), "limits": limits, "active": 2})
     sent = {"portrait": portrait.read_bytes(), "driving": driving.read_bytes()}
-    engine = Engine(own)
-    engine.start()
-    with TestClient(create(own)) as client:
+    with working(own), TestClient(create(own)) as client:
         with ThreadPoolExecutor(8) as pool:
             ask = [pool.submit(client.post, "/v1/animations", files=sent, data={"steps": "3"}) for _ in range(60)]
             answers = [each.result() for each in ask]
@@ -173,4 +171,3 @@ def test_under_ten_times_too_much_load_what_is_accepted_is_done_and_the_rest_tol
         while {client.get(job).json()["state"] for job in jobs} != {"done"}:
             assert time.monotonic() < end, [client.get(job).json() for job in jobs]
             time.sleep(0.1)
-    engine.stop()

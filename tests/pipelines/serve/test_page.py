@@ -60,6 +60,13 @@ def test_a_portrait_is_animated_compared_and_downloaded(
     page.picture(tmp_path / "result.png")
 
 
+def test_the_samples_can_be_tried(page: Page) -> None:
+    page.js("for (const role of ['portrait', 'driving']) document.querySelector(`#${role}-samples button`).click()")
+    page.until("document.getElementById('driving-drop').textContent.includes('driving.mp4')")
+    page.until("document.getElementById('portrait-drop').textContent.includes('portrait.png')")
+    assert not page.js("document.getElementById('start').disabled")
+
+
 def test_a_motion_is_kept_used_again_and_blended(page: Page, portrait: Path, driving: Path, tmp_path: Path) -> None:
     page.upload("#driving", driving)
     page.until("!document.getElementById('keep').disabled")
@@ -133,6 +140,13 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, served: str, tm
         page.js("Promise.all(document.getAnimations().map(each => each.finished)).then(() => 0)")
         page.picture(tmp_path / f"phone-{theme}.png")
     page.size(1100, 900)
+
+
+def test_every_call_is_described(page: Page, served: str, tmp_path: Path) -> None:
+    page.open(served + "/docs")
+    page.until("document.querySelectorAll('.call').length >= 14")
+    assert "curl -F portrait=@p.png" in page.js("document.body.textContent")
+    page.picture(tmp_path / "docs.png")
 
 
 def test_nothing_went_wrong_unseen(page: Page) -> None:

@@ -65,6 +65,8 @@ def test_bad_options_are_named(
         ({"driving": None}, 422, "driving"),
         ({"portrait": b""}, 415, "no known kind"),
         ({"portrait": b"GIF89a" + bytes(50)}, 415, "gif"),
+        ({"portrait": bytes(4) + b"ftypheic" + bytes(50)}, 415, "heic"),
+        ({"driving": b"FLV\x01" + bytes(200)}, 422, "driving"),
         ({"portrait": b"\x89PNG\r\n\x1a\n" + bytes(50)}, 422, "portrait"),
         ({"driving": b"ffconcat version 1.0\nfile /etc/passwd\n"}, 415, "no known kind"),
         ({"driving": b"#EXTM3U\nhttp://127.0.0.1/\n"}, 415, "no known kind"),
@@ -122,6 +124,15 @@ def test_something_else_than_a_form_is_refused(desk: TestClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["..%2f..%2fetc%2fpasswd", "%00", "a" * 32 + "b", "A" * 32, "0" * 31])
+def test_what_is_meant_is_said_plainly(desk: TestClient, good: dict[str, Any]) -> None:
+    written = desk.post("/v1/animations", files={"driving": good["driving"]}, data={"portrait": "http:me"})
+    refused(written, 422, "portrait: send a file")
+    torn = desk.post("/v1/motions/interpolate", content=b'{"keys": [', headers={"Content-Type": "application/json"})
+    refused(torn, 422, "the body is no JSON")
+    assert "/docs" in desk.get("/v1/nothing").json()["detail"]
+    assert "/docs" in desk.put("/v1/animations").json()["detail"]
+
+
 def test_an_id_that_is_none_is_refused(desk: TestClient, name: str) -> None:
     for url in (f"/v1/animations/{name}", f"/v1/animations/{name}/video", f"/v1/motions/{name}/file"):
         assert desk.get(url).status_code in (404, 422)

@@ -15,7 +15,9 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.engine import Engine
 from pipelines.serve.routes import create
 from pipelines.serve.scheduler import Request, Scheduler
+from tests.pipelines.serve.conftest import heads, working
 from tests.pipelines.serve.test_scheduler import ask
+from tests.pipelines.stores import bucket, s3_server
 from tests.postgres import postgres
 from xnemo.media.video import read_frames, write_video
 from xnemo.model import XNeMo
@@ -81,15 +83,12 @@ def test_damaged_or_foreign_files_only_cost_time(model: XNeMo, folder: str) -> N
 
 @pytest.fixture
 def long_drive(tmp_path: Path) -> Path:
-    from tests.pipelines.serve.conftest import heads
-
     return write_video(tmp_path / "long.mp4", heads(9, 2, 60), 25)
 
 
-@pytest.fixture(params=["local", "memory"])
-def own(request: pytest.FixtureRequest, config: ServeConfig, tmp_path: Path) -> ServeConfig:
-    place = None if request.param == "local" else f"memory://served-{tmp_path.name}"
-    return config.model_copy(update={"folder": str(tmp_path / "s"), "storage": place, "save_s": 0.0, "lease_s": 2.0})
+@pytest.fixture
+def own(config: ServeConfig, tmp_path: Path) -> ServeConfig:
+    return config.model_copy(update={"folder": str(tmp_path / "s"), "save_s": 0.0, "lease_s": 2.0})
 
 
 def video(client: TestClient, link: str, path: Path) -> np.ndarray:
@@ -161,6 +160,40 @@ def test_a_job_taken_over_begins_where_it_was_and_ends_with_the_same_video(
 
 @pytest.mark.slow
 @pytest.mark.fault
+def test_replicas_on_two_machines_share_postgres_and_s3_and_one_may_die(
+    own: ServeConfig, portrait: Path, long_drive: Path, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as place, s3_server():
+        Path(place).chmod(0o755)
+        with postgres(Path(place, "pg")) as server:
+            shared = own.model_copy(update={"store": server.url, "storage": bucket(), "active": 1})
+            here, there = (shared.model_copy(update={"folder": str(tmp_path / name)}) for name in ("here", "there"))
+            first, sent = Engine(here), {"portrait": portrait.read_bytes(), "driving": long_drive.read_bytes()}
+            first.start()
+            with working(there) as second, TestClient(create(here)) as a, TestClient(create(there)) as b:
+                store = JobStore(server.url)
+                jobs = [client.post("/v1/animations", files=sent, data={"steps": "15"}).json() for client in (a, b, a)]
+                end = time.monotonic() + 120
+                while not all({(job := store.get(one["id"])).state, job.units_done > 4} == {"running", True}
+                              for one in jobs[:2]):  # fmt: skip
+                    assert time.monotonic() < end
+                    time.sleep(0.02)
+                assert {store.get(one["id"]).worker for one in jobs[:2]} == {first.name, second.name}
+                died(first)
+                while {store.get(one["id"]).state for one in jobs} != {"done"}:
+                    assert time.monotonic() < end + 120
+                    time.sleep(0.05)
+                assert sorted(store.get(one["id"]).attempts for one in jobs) == [1, 1, 2]
+                made = [video(b, one["links"]["self"], tmp_path / f"{one['id']}.mp4") for one in jobs]
+                assert np.array_equal(made[0], made[1])
+                assert np.array_equal(made[0], made[2])
+                part = a.get(jobs[0]["links"]["self"] + "/video", headers={"Range": "bytes=4-7"})
+                assert (part.status_code, part.content) == (206, b"ftyp")
+                assert not [path for path in (tmp_path / "here", tmp_path / "there") if (path / "jobs").exists()]
+
+
+@pytest.mark.slow
+@pytest.mark.fault
 def test_a_job_store_that_is_away_for_a_while_loses_no_job(
     config: ServeConfig, portrait: Path, driving: Path, tmp_path: Path
 ) -> None:
@@ -168,9 +201,7 @@ def test_a_job_store_that_is_away_for_a_while_loses_no_job(
         Path(place).chmod(0o755)
         with postgres(Path(place, "pg")) as server:
             own = config.model_copy(update={"folder": str(tmp_path), "store": server.url})
-            engine = Engine(own)
-            engine.start()
-            with TestClient(create(own), raise_server_exceptions=False) as client:
+            with working(own) as engine, TestClient(create(own), raise_server_exceptions=False) as client:
                 sent = {"portrait": portrait.read_bytes(), "driving": driving.read_bytes()}
                 job = client.post("/v1/animations", files=sent, data={"steps": "60"}).json()
                 until(engine.store, job["id"], 1)
@@ -185,4 +216,3 @@ def test_a_job_store_that_is_away_for_a_while_loses_no_job(
                     assert time.monotonic() < end, state
                     time.sleep(0.1)
                 assert engine.store.get(job["id"]).attempts == 1
-            engine.stop()

@@ -1,5 +1,7 @@
 """The shipped deployments are what Serve and the service understand; engines come with the work that waits."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +25,7 @@ def test_the_shipped_deployments_are_valid(path: Path) -> None:
     config = ServeConfig.model_validate(application.args)
     assert config.require_key
     application_of_serve = api.build(application.args)
-    names = {"ingress", "engine"}
+    names = {"ingress", "engine", "media"}
     assert {deployment.name for deployment in application.deployments} <= names
     assert application_of_serve._bound_deployment.name == "ingress"
 
@@ -42,3 +44,9 @@ def test_engines_come_with_the_work_that_waits(backlog: Any, in_hand: Any, wante
     context = SimpleNamespace(aggregated_metrics={"backlog": backlog, "in_hand": in_hand},
                               capacity_adjusted_min_replicas=1, capacity_adjusted_max_replicas=4)  # fmt: skip
     assert api.by_backlog(context)[0] == wanted
+
+
+def test_only_engines_load_the_networks_libraries() -> None:
+    modules = "pipelines.serve.api, pipelines.serve.media, pipelines.serve.routes"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

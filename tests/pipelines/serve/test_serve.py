@@ -98,14 +98,16 @@ def test_a_cancelled_job_stops(client: httpx2.Client, portrait: Path, driving: P
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("victim", ["engine", "decoder", "proxy"])
+@pytest.mark.parametrize("victim", ["engine", "media", "decoder", "proxy"])
 def test_an_accepted_job_survives_a_kill_with_the_same_video(
     url: str, client: httpx2.Client, portrait: Path, driving: Path, tmp_path: Path, victim: str
 ) -> None:
     job = ask(client, portrait, driving, steps=60, seed=5)
     patient = Client(url)
-    if victim == "decoder":
-        os.kill(decoder(engine_pid(client)), signal.SIGKILL)
+    if victim in ("media", "decoder"):
+        wait(client, job, ("preparing", "running"))
+        media = ours("ServeReplica:xnemo:media")
+        os.kill(media if victim == "media" else decoder(media), signal.SIGKILL)
     else:
         wait(client, job, ("running",))
         os.kill(engine_pid(client) if victim == "engine" else ours("ProxyActor"), signal.SIGKILL)
@@ -149,9 +151,9 @@ def engine_pid(client: httpx2.Client) -> int:
     return pid
 
 
-def decoder(engine: int) -> int:
-    """The child process that decodes for the engine."""
-    return next(child.pid for child in psutil.Process(engine).children() if "sandbox" in " ".join(child.cmdline()))
+def decoder(media: int) -> int:
+    """The child process that decodes for a media replica."""
+    return next(child.pid for child in psutil.Process(media).children() if "sandbox" in " ".join(child.cmdline()))
 
 
 def ours(name: str) -> int:
