@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pipelines import report
-from pipelines.evaluation import ablation, drawn, page, pairs, tables, transfer, videos
+from pipelines.evaluation import ablation, drawn, pairs, tables, transfer, video_report, videos
 from pipelines.evaluation.drawn import UNSEEN
 from pipelines.evaluation.rows import publish
+from xnemo.metrics.weights import NotComputed, absent, used
 from xnemo_platform.config import Config, flatten
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.settings import settings
 from xnemo_platform.tracking import ARTIFACTS, Drain, Outbox, Tracker
 
 __all__ = ["UNSEEN", "EvaluateConfig", "evaluate"]
-RANKED_BY = {"self": "l1", "cross": "apd", "temporal": "warping_error"}
 
 
 class EvaluateConfig(Config):
@@ -116,75 +115,24 @@ def _drawn(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple
 
 
 def _videos(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple[dict[str, Any], dict[str, float]]:
+    from xnemo.metrics import faces
+
     found = pairs.load(config.data or "", config.protocol, config.seed, config.limit)
+    with contextlib.suppress(NotComputed):
+        faces.load_networks(config.weights, tables.metrics_of(config.protocol))  # a damaged file is told before any work
     rows = videos.rows(found, config, model_folder, key)
-    folder = Path(config.output, ARTIFACTS)
-    publish(folder, rows=rows)
-    ok = [row for row in rows if row["status"] == "ok"]
-    if not ok:
+    if not any(row["status"] == "ok" for row in rows):
+        publish(Path(config.output, ARTIFACTS), rows=rows)
         raise PlatformError(f"none of the {len(rows)} pairs could be measured; the first: {rows[0]['reason']}")
-    figures = tables.summarise(rows, config.protocol, config.seed)
-    missing = _missing(config)
-    name = Path(config.results or config.model).name or config.model
-    sections = [tables.table_1(figures, config.protocol, missing, name)] if config.protocol != "temporal" else []
-    sections += [tables.extra(figures, config.protocol, missing), tables.failures(rows)]
-    heading = (
-        f"{len(found)} pairs of `{config.data}`; "
-        + (f"results of `{config.results}`" if config.results else f"model `{config.model}`, {config.steps} steps")
-        + ". Definitions: docs/metrics.md."
-    )
-    metric = RANKED_BY[config.protocol]
-    shown = [_shown(config, folder, found, name_, row, metric) for name_, row in page.choose(ok, metric, False)]
-    titles = tables.metrics_of(config.protocol)
-    plot = page.strip(
-        "Every video", {title: [row.get(name_, math.nan) for row in ok] for name_, title in titles.items()}
-    )
-    page.write(folder, f"Evaluation: {config.protocol}", heading, sections, shown, [plot])
-    summary: dict[str, Any] = {name_: asdict(value) for name_, value in figures.items() if value.count}
-    summary["not_computed"] = missing
-    summary["pairs"] = {"all": len(rows), "measured": len(ok)}
-    publish(folder, summary=summary)
-    return summary, {name_: value.mean for name_, value in figures.items()} | {"failed_pairs": len(rows) - len(ok)}
-
-
-def _shown(
-    config: EvaluateConfig, folder: Path, found: list[pairs.Pair], place: str, row: Mapping[str, Any], metric: str
-) -> tuple[str, Path]:
-    """One of the chosen videos: portrait, driver, result side by side."""
-    from xnemo.clip import side_by_side
-    from xnemo.media.images import read_image
-    from xnemo.media.video import write_video
-
-    pair = next(pair for pair in found if pair.id == row["id"])
-    portrait = read_image(pair.portrait) if pair.portrait else videos.first_frame(pair.driving)
-    limit = config.frames_limit
-    driver = videos.frames(pair.driving, limit, videos.DRIVER_SIDE)
-    beside = side_by_side(portrait, driver, videos.frames(videos.result_file(config, pair), limit))
-    path = write_video(folder / f"{place}-{pair.id}.mp4", beside, videos.FPS, crf=26)
-    return f"{place}: {pair.id}, {metric} {row[metric]:.4f}", path
-
-
-def _missing(config: EvaluateConfig) -> dict[str, str]:
-    """Metrics of this protocol whose weights are absent, each with its sentence."""
-    from xnemo.metrics import weights
-
-    needs = {"lpips": ("alexnet", "lpips_alexnet"), "lpips_vgg": ("vgg16", "lpips_vgg16"), "id_sim": ("arcface",),
-             "id_leak": ("arcface",), "id_between": ("arcface",), "aed": ("blendshapes", "iris"),
-             "emo_sim": ("emonet",)}  # fmt: skip
-    found: dict[str, str] = {}
-    for metric in set(needs) & set(tables.metrics_of(config.protocol)):
-        for name in needs[metric]:
-            try:
-                weights.find(name, config.weights)
-            except weights.NotComputed as absent:
-                found.setdefault(metric, str(absent))
-    return found
+    summary, figures = video_report.write(Path(config.output, ARTIFACTS), config, found, rows)
+    failed = summary["pairs"]["all"] - summary["pairs"]["measured"]
+    return summary, {name: value.mean for name, value in figures.items()} | {"failed_pairs": failed}
 
 
 def _fingerprint(config: EvaluateConfig, model_folder: Path | None) -> str:
-    """Of everything that changes a row: settings, the model's digests, the placed weight files, the manifest."""
+    """Of everything that changes a result: the settings and the model's digests."""
     told = config.model_dump(
-        exclude={"output", "workers", "clips", "model", "experiment", "pairs", "limit", "data", "device", "gpus"}
+        exclude={"output", "workers", "clips", "model", "experiment", "pairs", "limit", "data", "device", "gpus", "weights"}
     )
     parts = [json.dumps(told, sort_keys=True).encode()]
     if model_folder is not None:
@@ -194,6 +142,4 @@ def _fingerprint(config: EvaluateConfig, model_folder: Path | None) -> str:
                 f"{model_folder}: no model here (digests.json is missing); give a folder made by training or export."
             )
         parts.append(digests.read_bytes())
-    if config.protocol in RANKED_BY:
-        parts.append(json.dumps(sorted(_missing(config))).encode())
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

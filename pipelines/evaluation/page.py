@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from xnemo_platform import storage
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
 th,td{border-bottom:1px solid #ddd;padding:.25rem .7rem;text-align:left}th{border-bottom:2px solid #888}
-video{max-width:100%;display:block;margin:.3rem 0}figure{margin:1rem 0}p.note{color:#555}svg text{font:12px system-ui}
+td{overflow-wrap:anywhere}video{max-width:100%;display:block;margin:.3rem 0}figure{margin:1rem 0}p.note{color:#555}svg text{font:12px system-ui}
 .wide{overflow-x:auto}"""
 
 
@@ -62,16 +64,22 @@ def strip(title: str, values: Mapping[str, Sequence[float]]) -> str:
     return f"<h2>{html.escape(title)}</h2><figure>{drawing}</figure>"
 
 
+def ranked(rows: Sequence[Mapping[str, Any]], metric: str, higher: bool = False) -> list[Mapping[str, Any]]:
+    """Rows from best to worst by a metric; those that have no figure are the worst."""
+
+    def place(row: Mapping[str, Any]) -> tuple[bool, float, str]:
+        value = float(row.get(metric, math.nan))
+        return not math.isfinite(value), (-value if higher else value) if math.isfinite(value) else 0.0, str(row["id"])
+
+    return sorted(rows, key=place)
+
+
 def choose(rows: Sequence[Mapping[str, Any]], metric: str, higher: bool) -> list[tuple[str, Mapping[str, Any]]]:
     """Best, median and worst row by a metric, so that a report cannot show its best alone."""
-    ranked = sorted(
-        (row for row in rows if np.isfinite(row.get(metric, float("nan")))),
-        key=lambda row: (row[metric], str(row["id"])),
-    )
-    ranked = ranked[::-1] if higher else ranked
-    places = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"} if len(ranked) > 2 else {}
-    names = places or dict(zip(range(len(ranked)), ("best", "worst"), strict=False))
-    return [(name, ranked[place]) for place, name in sorted(names.items())]
+    order = ranked(rows, metric, higher)
+    places = {0: "best", len(order) // 2: "median", len(order) - 1: "worst"} if len(order) > 2 else {}
+    names = places or dict(zip(range(len(order)), ("best", "worst"), strict=False))
+    return [(name, order[place]) for place, name in sorted(names.items())]
 
 
 def _table(table: Table) -> str:
@@ -85,8 +93,6 @@ def _table(table: Table) -> str:
 
 def _inline(text: str) -> str:
     """Escaped text with **bold** and `code`."""
-    import re
-
     safe = html.escape(text)
     safe = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", safe)
     return re.sub(r"`(.+?)`", r"<code>\1</code>", safe)

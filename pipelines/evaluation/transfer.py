@@ -208,7 +208,7 @@ def per_pair(made: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def pair_figures(made: dict[str, np.ndarray], method: str, traits: list[int]) -> dict[str, np.ndarray]:
     """Per pair [N]: AED*, APD*, NIE, ID-SIM* to portrait and driver, and distance to the true picture."""
-    from xnemo.metrics.transfer import cosine
+    from xnemo.metrics.identity import cosines
     from xnemo.synthetic.cross_pairs import NAMES
 
     error = np.abs(made[f"{method}/motion"] - made["true/motion"])
@@ -217,8 +217,8 @@ def pair_figures(made: dict[str, np.ndarray], method: str, traits: list[int]) ->
         "aed": error[:, [NAMES.index(name) for name in EXPRESSION]].mean(1),
         "apd": error[:, [NAMES.index(name) for name in POSE]].mean(1),
         "nie": np.abs(read - made["portrait/identity"][:, traits]).mean(1),
-        "id_sim": cosine(read, made["portrait/read"][:, traits]),
-        "id_leak": cosine(read, made["driver/read"][:, traits]),
+        "id_sim": cosines(read, made["portrait/read"][:, traits]),
+        "id_leak": cosines(read, made["driver/read"][:, traits]),
         **{name: made[f"{method}/{name}"] for name in ("l1", "psnr", "ssim")},
     }
 

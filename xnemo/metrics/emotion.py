@@ -114,7 +114,7 @@ class EmoNet(nn.Module):
 
 def load_emonet(given: Mapping[str, str] | None = None) -> EmoNet:
     """The network with published weights. Raises `weights.NotComputed` where the file is absent."""
-    path = weights.find("emonet", given)
+    path = weights.checked("emonet", given)
     found = weights.tensors(path)
     last = found.get("emo_fc_2.3.weight")
     network = EmoNet(8 if last is None else len(last) - 2)

@@ -94,8 +94,8 @@ class Lpips(nn.Module):
 
 def load_lpips(given: Mapping[str, str] | None = None, backbone: Backbone = "alexnet") -> Lpips:
     """The network with published weights. Raises `weights.NotComputed` where a file is absent."""
-    trunk, heads = weights.find(backbone, given), weights.find(f"lpips_{backbone}", given)
-    weights.digest(trunk, backbone)
+    weights.find(f"lpips_{backbone}", given)  # an absent file is told before any is opened
+    trunk, heads = weights.checked(backbone, given), weights.checked(f"lpips_{backbone}", given)
     return fill_lpips(Lpips(backbone), weights.tensors(trunk), weights.tensors(heads), str(trunk))
 
 

@@ -80,11 +80,6 @@ def retrieval(codes: np.ndarray) -> float:
     return right / (people * motions)
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row by row [N] of two arrays [N, D]."""
-    return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
-
-
 def emotion(tracks: dict[str, Sequence[float]]) -> np.ndarray:
     """Valence and arousal [F, 2] of drawn faces' parameters (recipe I6.6), for EMO-SIM*."""
     t = {name: np.asarray(track, float) for name, track in tracks.items()}
