@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +10,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipelines import report
-from pipelines.evaluation import ablation, drawn, pairs, tables, transfer, video_report, videos
+from pipelines.evaluation import ablation, drawn, drawn_figures, pairs, tables, transfer, video_report, videos
 from pipelines.evaluation.drawn import UNSEEN
+from pipelines.evaluation.keys import fingerprint
 from pipelines.evaluation.rows import publish
-from xnemo.metrics.weights import NotComputed, absent, used
+from xnemo.metrics.weights import NotComputed
 from xnemo_platform.config import Config, flatten
 from xnemo_platform.errors import PlatformError
 from xnemo_platform.settings import settings
@@ -28,12 +27,16 @@ class EvaluateConfig(Config):
     """What to measure and how much of it."""
 
     model: str = ""
-    """Model folder, or `models:/<name>@<alias>`; for ablation a comma-separated list of name=folder, the full first."""
+    """Model folder, or `models:/<name>@<alias>`; for ablation a comma-separated list of name=folder, the full first. A
+    name given several times is one variant trained with several seeds."""
     output: str
     """Folder for rows, report and videos."""
     protocol: Literal["synthetic", "self", "cross", "temporal", "ablation"] = "synthetic"
     data: str | None = None
-    """self, cross, temporal: a manifest of pairs, or a folder (of videos; cross: with portraits/ and driving/)."""
+    """self, cross, temporal, ablation: a manifest of pairs, a folder (of videos; cross: with portraits/ and driving/), or
+    a data set made by ingest. ablation without it compares drawn pairs."""
+    split: str | None = None
+    """Of a data set: train, val or test. None: val and test together, or all where nothing is held out."""
     results: str | None = None
     """Folder with <pair id>.mp4 that another model made: these are measured, nothing is animated."""
     weights: dict[str, str] = Field(default_factory=dict)
@@ -68,14 +71,19 @@ def evaluate(config: EvaluateConfig, model_folder: Path | None) -> dict[str, Any
     mean, low, high, count. What was animated and measured under the same settings before is not done again. Raises
     PlatformError where nothing at all could be measured.
     """
-    if config.protocol == "ablation":
-        return ablation.run(config, evaluate)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     places = settings()
     tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
-    key = _fingerprint(config, model_folder)
-    run = _drawn if config.protocol == "synthetic" else _videos
+    if config.protocol == "ablation":
+        runs = ablation.run_all(config, evaluate)
+        key = fingerprint(config, *(run.model for run in runs))
+
+        def run(*_: Any) -> tuple[dict[str, Any], dict[str, float]]:
+            return ablation.report(config, runs)
+    else:
+        key = fingerprint(config, model_folder)
+        run = _drawn if config.protocol == "synthetic" else _videos
     with (
         Drain(
             output, f"{config.protocol}-{key}", tracker, flatten(config), {"model": str(model_folder or config.results)}
@@ -99,11 +107,16 @@ def _drawn(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple
         f"head motion {config.head_motion}, model `{config.model}`."
     )
     heading += f" {len(every) - len(rows)} clips were skipped." * (len(every) > len(rows))
-    figures: dict[str, Any] = {"emo_sim": report.emotion(rows)}
+    felt = report.emotion(rows, config.seed)
+    figures: dict[str, Any] = {
+        "emo_sim": felt["result"]["mean"],
+        "emotion": felt,
+        "steadiness": report.steadiness(rows),
+    }
     if config.pairs:
         made = transfer.pairs(config, model_folder, key)
-        figures |= transfer.figures(made, config.seed)
-        publish(Path(config.output, ARTIFACTS), csv=transfer.to_csv(made), pairs=transfer.per_pair(made))
+        figures |= drawn_figures.figures(made, config.seed)
+        publish(Path(config.output, ARTIFACTS), csv=drawn_figures.to_csv(made), pairs=drawn_figures.per_pair(made))
     summary = report.aggregate(rows, seed=config.seed)
     report.write(Path(config.output, ARTIFACTS), rows, summary, heading, figures)
     metrics = {f"{name}_{kind}": value for name, each in summary.items() for kind, value in each.items()}
@@ -117,9 +130,11 @@ def _drawn(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple
 def _videos(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple[dict[str, Any], dict[str, float]]:
     from xnemo.metrics import faces
 
-    found = pairs.load(config.data or "", config.protocol, config.seed, config.limit)
+    found = pairs.load(config.data or "", config.protocol, config.seed, config.limit, config.split, Path(config.output))
     with contextlib.suppress(NotComputed):
-        faces.load_networks(config.weights, tables.metrics_of(config.protocol))  # a damaged file is told before any work
+        faces.load_networks(
+            config.weights, tables.metrics_of(config.protocol)
+        )  # a damaged file is told before any work
     rows = videos.rows(found, config, model_folder, key)
     if not any(row["status"] == "ok" for row in rows):
         publish(Path(config.output, ARTIFACTS), rows=rows)
@@ -127,19 +142,3 @@ def _videos(config: EvaluateConfig, model_folder: Path | None, key: str) -> tupl
     summary, figures = video_report.write(Path(config.output, ARTIFACTS), config, found, rows)
     failed = summary["pairs"]["all"] - summary["pairs"]["measured"]
     return summary, {name: value.mean for name, value in figures.items()} | {"failed_pairs": failed}
-
-
-def _fingerprint(config: EvaluateConfig, model_folder: Path | None) -> str:
-    """Of everything that changes a result: the settings and the model's digests."""
-    told = config.model_dump(
-        exclude={"output", "workers", "clips", "model", "experiment", "pairs", "limit", "data", "device", "gpus", "weights"}
-    )
-    parts = [json.dumps(told, sort_keys=True).encode()]
-    if model_folder is not None:
-        digests = model_folder / "digests.json"
-        if not digests.exists():
-            raise PlatformError(
-                f"{model_folder}: no model here (digests.json is missing); give a folder made by training or export."
-            )
-        parts.append(digests.read_bytes())
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

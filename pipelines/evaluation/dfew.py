@@ -69,7 +69,12 @@ def subset(
 
 
 def _judge(
-    number: int, label: int, votes: Mapping[int, list[int]], clips: Mapping[int, Path], network: EmoNet | None, seed: int
+    number: int,
+    label: int,
+    votes: Mapping[int, list[int]],
+    clips: Mapping[int, Path],
+    network: EmoNet | None,
+    seed: int,
 ) -> tuple[str, float]:
     """Why a clip is left out, or "" and its rank: the variance of its arousal, or a number drawn for it."""
     from xnemo.media.limits import MediaError
@@ -117,7 +122,9 @@ def _arousal_variance(path: Path, network: EmoNet) -> float:
 
     networks = faces.load_networks(metrics=())
     networks.emonet = network
-    parts = [seen.emotion[seen.found, 1] for seen in faces.observe(frames(path, None), networks) if seen.emotion is not None]
+    parts = [
+        seen.emotion[seen.found, 1] for seen in faces.observe(frames(path, None), networks) if seen.emotion is not None
+    ]
     arousal = np.concatenate([np.empty(0), *parts])
     return float(arousal.var()) if len(arousal) else 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluation.tables import Table
+from xnemo.metrics.intervals import Interval
 from xnemo_platform import storage
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -28,10 +30,12 @@ def write(
 ) -> None:  # fmt: skip
     """`report.html` and `report.md` in `folder`; videos: (caption, mp4) in the order they are shown."""
     text = [f"# {title}", "", heading, "", *(table.markdown() for table in tables)]
-    text += ["## Best, median and worst", "", *(f"- {caption}: `{path.name}`" for caption, path in videos), ""]
+    if videos:
+        text += ["## Best, median and worst", "", *(f"- {caption}: `{path.name}`" for caption, path in videos), ""]
     storage.publish_bytes(str(folder / "report.md"), "\n".join(text).encode())
     body = [f"<h1>{html.escape(title)}</h1><p>{_inline(heading)}</p>", *map(_table, tables), *plots]
-    body += ["<h2>Best, median and worst</h2>", *(_video(caption, path) for caption, path in videos)]
+    if videos:
+        body += ["<h2>Best, median and worst</h2>", *(_video(caption, path) for caption, path in videos)]
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style>{''.join(body)}</html>"
@@ -62,6 +66,34 @@ def strip(title: str, values: Mapping[str, Sequence[float]]) -> str:
         return ""
     drawing = f"<svg viewBox='0 0 760 {top + 10}' width='760' role='img'>{''.join(lines)}</svg>"
     return f"<h2>{html.escape(title)}</h2><figure>{drawing}</figure>"
+
+
+def forest(title: str, values: Mapping[str, Interval]) -> str:
+    """An SVG with a line per name: its mean and 95 % interval on one scale, and a line at 0."""
+    kept = {name: value for name, value in values.items() if value.count}
+    if not kept:
+        return ""
+    low, high = min(0.0, *(v.low for v in kept.values())), max(0.0, *(v.high for v in kept.values()))
+    width = max(high - low, 1e-12)
+
+    def at(value: float) -> float:
+        return 210 + 480 * (value - low) / width
+
+    zero, lines = at(0.0), []
+    for top, (name, value) in zip(itertools.count(24, 26), kept.items()):
+        sure = "#2a6f97" if value.low <= 0 <= value.high else "#c1121f"
+        lines.append(
+            f'<text x="0" y="{top + 4}">{html.escape(name)}</text>'
+            f'<line x1="{at(value.low):.1f}" x2="{at(value.high):.1f}" y1="{top}" y2="{top}" stroke="{sure}" '
+            f'stroke-width="2"/><circle cx="{at(value.mean):.1f}" cy="{top}" r="4" fill="{sure}"/>'
+        )
+    height = 24 + 26 * len(kept)
+    axis = (
+        f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="8" y2="{height - 12}" stroke="#888" stroke-dasharray="3 3"/>'
+        f'<text x="205" y="{height}" text-anchor="end">{low:.3g}</text><text x="700" y="{height}">{high:.3g}</text>'
+    )
+    drawing = f"<svg viewBox='0 0 760 {height + 8}' width='760' role='img'>{axis}{''.join(lines)}</svg>"
+    return f"<h3>{html.escape(title)}</h3><figure>{drawing}</figure>"
 
 
 def ranked(rows: Sequence[Mapping[str, Any]], metric: str, higher: bool = False) -> list[Mapping[str, Any]]:

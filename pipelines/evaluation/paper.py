@@ -12,6 +12,7 @@ TABLE_1: dict[str, tuple[float, ...]] = {
     "X-NeMo": (0.055, 0.826, 0.168, 0.787, 0.039, 3.42, 0.65),
 }
 """Columns of SELF, then of CROSS."""
+DIGITS = (3, 3, 3, 3, 3, 2, 2)  # as printed
 FULL = "full"
 TABLE_2: dict[str, tuple[float, ...]] = {
     "w/o GAN": (0.789, 0.045, 4.64, 0.43),
@@ -35,6 +36,11 @@ NAMES = {
     "aug": "w/o augmentation", "augmentation": "w/o augmentation", "crossattention": "w/o cross-attention",
     "crossattn": "w/o cross-attention",
 }  # fmt: skip
+
+
+def printed(row: tuple[float, ...]) -> tuple[str, ...]:
+    """A row of either table as the paper prints it."""
+    return tuple(f"{value:.{digits}f}" for value, digits in zip(row, DIGITS[-len(row) :], strict=True))
 
 
 def variant(name: str) -> str:

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.evaluation.paper import CROSS, SELF, TABLE_1, TABLE_2
-from xnemo.metrics.intervals import Interval, mean
+import numpy as np
+
+from pipelines.evaluation.paper import CROSS, SELF, TABLE_1, TABLE_2, printed
+from xnemo.metrics import emotion
+from xnemo.metrics.intervals import DRAWS, Interval, mean, of_draws, resamples
 
 EXTRA = {
     "self": {"psnr": "PSNR dB ↑", "lpips_vgg": "LPIPS-VGG ↓"},
@@ -53,23 +56,17 @@ def summarise(rows: Sequence[Mapping[str, Any]], protocol: str, seed: int = 0) -
     return found
 
 
-def _pooled_emotion(rows: Sequence[Mapping[str, Any]], seed: int, draws: int = 300) -> Interval:
-    import numpy as np
-
-    from xnemo.metrics.emotion import pooled
-
+def _pooled_emotion(rows: Sequence[Mapping[str, Any]], seed: int) -> Interval:
     rows = sorted((row for row in rows if row.get("emotion_result")), key=lambda row: str(row["id"]))
     pairs = [(np.array(row["emotion_result"]), np.array(row["emotion_driver"])) for row in rows]
-    drawn = np.random.default_rng(seed).integers(0, len(pairs), (draws, len(pairs)))
-    low, high = np.nanquantile([pooled([pairs[i] for i in each]) for each in drawn], [0.025, 0.975])
-    return Interval(pooled(pairs), float(low), float(high), len(pairs))
+    return of_draws(emotion.pooled_draws(pairs, resamples(len(pairs), DRAWS, seed)), len(pairs))
 
 
 def table_1(figures: Mapping[str, Interval], protocol: str, missing: Mapping[str, str], name: str) -> Table:
     """The paper's Table 1, our row last: the half that this protocol measures."""
     own = SELF if protocol == "self" else CROSS
     ours = [_cell(figures.get(metric), metric in missing) if metric in own else "–" for metric in (SELF | CROSS)]
-    published = [(method, *(f"{value:g}" for value in row)) for method, row in TABLE_1.items()]
+    published = [(method, *printed(row)) for method, row in TABLE_1.items()]
     other = "cross" if protocol == "self" else "self"
     return Table(
         "Table 1: L1, SSIM, LPIPS of self-reenactment; the others of cross-reenactment",
@@ -81,7 +78,7 @@ def table_1(figures: Mapping[str, Interval], protocol: str, missing: Mapping[str
 
 def table_2(figures: Mapping[str, Mapping[str, Interval]], missing: Mapping[str, str]) -> Table:
     """The paper's Table 2, our models' rows last."""
-    published = [(name, *(f"{value:g}" for value in row)) for name, row in TABLE_2.items()]
+    published = [(name, *printed(row)) for name, row in TABLE_2.items()]
     ours = [
         (f"**{name}**", *(_cell(each.get(metric), metric in missing) for metric in CROSS))
         for name, each in figures.items()
@@ -156,4 +153,3 @@ def _cell(interval: Interval | None, missing: bool) -> str:
     if interval is None or not interval.count:
         return "not computed" if missing else "none: no face"
     return str(interval)
-

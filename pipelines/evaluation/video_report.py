@@ -58,9 +58,7 @@ def _heading(config: Any, found: Sequence[Pair]) -> str:
     return told + ". Definitions: docs/metrics.md."
 
 
-def _shown(
-    config: Any, folder: Path, found: Sequence[Pair], place: str, row: Mapping[str, Any]
-) -> tuple[str, Path]:
+def _shown(config: Any, folder: Path, found: Sequence[Pair], place: str, row: Mapping[str, Any]) -> tuple[str, Path]:
     """One of the chosen videos: portrait, driver, result side by side."""
     from xnemo.clip import side_by_side
     from xnemo.media.images import read_image
@@ -74,5 +72,7 @@ def _shown(
     path = write_video(folder / f"{place}-{pair.id}.mp4", side_by_side(portrait, driver, made), videos.FPS, crf=26)
     metric = RANKED_BY[config.protocol]
     title, value = (tables.metrics_of(config.protocol))[metric], row.get(metric, math.nan)
-    figure = f"{title.rstrip(' ↑↓')} {value:.4f}" if math.isfinite(value) else f"no {title.rstrip(' ↑↓')}: no face found"
+    figure = (
+        f"{title.rstrip(' ↑↓')} {value:.4f}" if math.isfinite(value) else f"no {title.rstrip(' ↑↓')}: no face found"
+    )
     return f"**{place}** (portrait, driver, result): {pair.id}, {figure}", path

@@ -41,7 +41,9 @@ def rows(pairs: list[Pair], config: Any, model_folder: Path | None, key: str) ->
         row = row if isinstance(row, dict) else failed(pair, "worker", row)
         done[pair.id] = row
         if row["stage"] != "worker":  # a worker that died may live the next time
-            storage.publish_bytes(str(_row_file(output, pair)), json.dumps(row | {"key": keys[pair.id] + weights}).encode())
+            storage.publish_bytes(
+                str(_row_file(output, pair)), json.dumps(row | {"key": keys[pair.id] + weights}).encode()
+            )
 
     ready: list[Pair] = []
     if config.results is None:
