@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument(
         "--model",
         action="append",
-        help="a model folder, models:/<name>@<alias>, or bundled; ablation: name=folder, several times (a name again: a seed)",
+        help="a model folder, models:/<name>@<alias>, or bundled; ablation: name=folder, several times (the same name "
+        "for each seed of a variant)",
     )
     options.add_argument(
         "--data", help="manifest of pairs, a folder of videos (cross: with portraits/ and driving/), or a data set"

@@ -33,8 +33,8 @@ class EvaluateConfig(Config):
     """Folder for rows, report and videos."""
     protocol: Literal["synthetic", "self", "cross", "temporal", "ablation"] = "synthetic"
     data: str | None = None
-    """self, cross, temporal, ablation: a manifest of pairs, a folder (of videos; cross: with portraits/ and driving/), or
-    a data set made by ingest. ablation without it compares drawn pairs."""
+    """self, cross, temporal, ablation: a manifest of pairs, a folder (of videos; cross: with portraits/ and driving/),
+    or a data set made by ingest. ablation without it compares drawn pairs."""
     split: str | None = None
     """Of a data set: train, val or test. None: val and test together, or all where nothing is held out."""
     results: str | None = None
@@ -49,6 +49,8 @@ class EvaluateConfig(Config):
     """synthetic: drawn driving clips."""
     pairs: int = Field(default=16, ge=0)
     """synthetic: drawn still pairs for transfer and leakage; the recipe asks for 512. 0: none."""
+    people: int = Field(default=1536, ge=128)
+    """synthetic: drawn people whose pictures the probes on f_mot read."""
     frames: int = Field(default=40, ge=8)
     clip_size: int = 256
     steps: int = 10

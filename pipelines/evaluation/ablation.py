@@ -1,4 +1,4 @@
-"""Protocol "ablation": several models on the same pairs, held against Table 2 (drawn pairs, or `data` by protocol cross).
+"""Protocol "ablation": several models on the same pairs (drawn, or those of `data` by protocol cross), as in Table 2.
 
 The models are given: training them, on the same budget each, is the user's affair. A name that comes several times is
 one variant trained with several seeds. Every difference is to the first variant, on the same pairs, with a bootstrap

@@ -40,7 +40,7 @@ def tables(figures: Figures, differences: Figures, of_videos: bool) -> list[Tabl
 
 
 def verdicts(differences: Figures, of_videos: bool) -> Table:
-    """Each claim of the paper on a variant that is here: reproduced only if the sign agrees and the interval holds no 0."""
+    """The paper's claims on these variants: reproduced only if the sign agrees and the interval does not hold 0."""
     rows = []
     for name, each in differences.items():
         for kind, sign in paper.CLAIMS.get(paper.variant(name), {}).items():

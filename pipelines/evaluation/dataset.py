@@ -1,4 +1,4 @@
-"""A data set made by ingest as evaluation data: its clips become video files, whose frames are the stored JPEGs untouched.
+"""A data set made by ingest as evaluation data: its clips become video files of the stored JPEGs, untouched.
 
 Protocol self (and temporal) takes every clip; cross lets every clip drive the first frame of a clip of somebody else,
 drawn by the seed from the sorted clip ids, so that the same data set gives the same pairs.

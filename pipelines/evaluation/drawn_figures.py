@@ -99,7 +99,7 @@ def placement(made: Made, seed: int) -> dict[str, Any]:
 
 
 def interpolation(line: np.ndarray, asked: np.ndarray) -> dict[str, dict[str, float]]:
-    """What parameters [N, S, 16] do on the way from the portrait's own code to the driver's, who differ by asked [N, 16].
+    """What parameters [N, S, 16] do from the portrait's own code to the driver's, who differ by asked [≥ N, 16].
 
     linear: R² of a straight line through each pair's readings, pooled. monotone: share of the steps that go towards
     the reading at the driver's end, of the pairs whose ends differ more than the median pair's do (chance: ½ and
@@ -107,7 +107,7 @@ def interpolation(line: np.ndarray, asked: np.ndarray) -> dict[str, dict[str, fl
     """
     share, told = np.array(SHARES) - np.mean(SHARES), {}
     for name in HEADLINE:
-        read, wanted = line[:, :, NAMES.index(name)], asked[:, NAMES.index(name)]
+        read, wanted = line[:, :, NAMES.index(name)], asked[: len(line), NAMES.index(name)]
         centred = read - read.mean(1, keepdims=True)
         slope = centred @ share / (share @ share)
         left, whole = ((centred - slope[:, None] * share) ** 2).sum(), (centred**2).sum()

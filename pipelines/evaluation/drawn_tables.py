@@ -72,8 +72,8 @@ def _placement(told: Mapping[str, Any]) -> Table:
         "Placement: the box of the result against the commanded f_rts",
         ("axis", "slope", "of the oracle", "away at (0, 0, 1)", "reading error", "mean command"),
         rows,
-        "Slope 1 is perfect. Away at (0, 0, 1): how far the box leaves the portrait's when it shall stay, in its sides; "
-        "the reading error is what is measured on the portrait itself, the mean command what the other pairs ask for.",
+        "Slope 1 is perfect. Away at (0, 0, 1): how far the box leaves the portrait's when it shall stay, in its sides;"
+        " the reading error is what is measured on the portrait itself, the mean command what the other pairs ask for.",
     )
 
 
@@ -103,9 +103,9 @@ def _gaps(gaps: Mapping[str, Any]) -> Table:
 def _probes(told: Mapping[str, Any]) -> Table:
     rows = tuple((who, *(f"{each[k]:.3f}" if k in each else "" for k in PROBES)) for who, each in told.items())
     note = (
-        "Ridge regression on 768 people, told on 768 others; pixels: as many principal axes of the crops as the code has "
-        "numbers; supervised: the measuring network, tuned on the same crops: the ceiling, since one picture does not "
-        "tell all. ρ: distance of two people in one motion over that of one person in two."
+        "Ridge regression on one half of the people, told on the other; pixels: as many principal axes of the crops as "
+        "the code has numbers; supervised: the measuring network, tuned on the same crops: the ceiling, since one "
+        "picture does not tell all. ρ: distance of two people in one motion over that of one person in two."
     )
     return Table("Probes on f_mot", ("code", *PROBES.values()), rows, note)
 

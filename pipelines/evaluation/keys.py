@@ -1,4 +1,4 @@
-"""Under which key the rows and results of a run are kept, so that the same work is not done again, and no other taken."""
+"""Under which key rows and results are kept, so that no work is done twice and none is taken for other work."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ ELSEWHERE = {
     "model",
     "experiment",
     "pairs",
+    "people",
     "limit",
     "data",
     "split",

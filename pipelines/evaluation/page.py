@@ -20,7 +20,8 @@ from xnemo_platform import storage
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
 th,td{border-bottom:1px solid #ddd;padding:.25rem .7rem;text-align:left}th{border-bottom:2px solid #888}
-td{overflow-wrap:anywhere}video{max-width:100%;display:block;margin:.3rem 0}figure{margin:1rem 0}p.note{color:#555}svg text{font:12px system-ui}
+td{overflow-wrap:anywhere}
+video{max-width:100%;display:block;margin:.3rem 0}figure{margin:1rem 0}p.note{color:#555}svg text{font:12px system-ui}
 .wide{overflow-x:auto}"""
 
 

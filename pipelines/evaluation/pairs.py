@@ -13,7 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +130,16 @@ def _from_manifest(path: Path) -> list[Pair]:
     try:
         rows = json.loads(path.read_text())["pairs"]
         pairs = [Pair(**row) for row in rows]
+        if not all(isinstance(each, str) for pair in pairs for each in astuple(pair)):
+            raise TypeError("every entry of a pair is text")
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise PlatformError(f"{path}: not a manifest of pairs ({error}); `xnemo evaluate pairs` writes one.") from None
     if not pairs:
         raise PlatformError(f"{path}: the manifest holds no pairs.")
     here = path.resolve().parent
     for pair in pairs:
+        if not pair.driving:
+            raise PlatformError(f"{path}: pair {pair.id!r} names no driving video.")
         if not pair.id or Path(pair.id).name != pair.id or pair.id.startswith("."):
             raise PlatformError(f"{path}: pair id {pair.id!r} is no plain name.")
     return [

@@ -1,4 +1,4 @@
-"""What the paper published (Tables 1 and 2): on its own unpublished sets, so these rows show the range, not a contest."""
+"""What the paper published (Tables 1 and 2), on its own unpublished sets: the range of such figures, not a contest."""
 
 SELF = {"l1": "L1 ↓", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
 CROSS = {"id_sim": "ID-SIM ↑", "aed": "AED ↓", "apd": "APD ° ↓", "emo_sim": "EMO-SIM ↑"}

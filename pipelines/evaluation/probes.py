@@ -20,17 +20,17 @@ from xnemo.metrics import transfer
 if TYPE_CHECKING:
     from xnemo.model import XNeMo
 
-READ = 1536  # people, one picture each: the even ones are fitted on, the odd ones told
 PEOPLE, MOTIONS = 64, 8  # of retrieval and invariance
 SIDE, PIXELS = 96, 16  # of a drawn picture; of the crops whose principal axes are taken
 BORDER, EPOCHS, BATCH = 4, 10, 64  # of the supervised network's input and tuning
 FIRST = 4_000_000  # after the seeds of the pairs
 
 
-def codes(models: Mapping[str, XNeMo], seed: int) -> dict[str, np.ndarray]:
+def codes(models: Mapping[str, XNeMo], count: int, seed: int) -> dict[str, np.ndarray]:
     """Of pictures of three kinds, "<kind>/<who>" [N, D] for every model, "pixels" and "supervised" (read only).
 
-    read: READ people in as many motions ("read/motion" [N, 13], "read/person" [N, 28]); free: PEOPLE × MOTIONS, every
+    read: `count` people, the even ones to fit on, the odd ones to tell, each in a motion of his own ("read/motion"
+    [N, 13], "read/person" [N, 28]); free: PEOPLE × MOTIONS, every
     picture in a motion of its own; shared: the same motions for everybody.
     """
     from xnemo.synthetic.cross_pairs import FIRST_SEED
@@ -39,8 +39,8 @@ def codes(models: Mapping[str, XNeMo], seed: int) -> dict[str, np.ndarray]:
     from xnemo.synthetic.motion import random_motion
 
     first = FIRST_SEED + FIRST + 10_000 * seed
-    many, crowd = random_identities(range(first, first + READ)), random_identities(range(first, first + PEOPLE))
-    motion, _ = random_motion(first, READ)
+    many, crowd = random_identities(range(first, first + count)), random_identities(range(first, first + PEOPLE))
+    motion, _ = random_motion(first, count)
     free, _ = random_motion(first + 1, PEOPLE * MOTIONS)
     crowd = crowd.repeat_interleave(MOTIONS, 0)
     result: dict[str, np.ndarray] = {"read/motion": motion.numpy(), "read/person": visible(many).numpy()}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 METHODS = ("model", "copy-reference", "shuffled motion", "untrained encoder", "renderer oracle")
 CHUNK, FEWEST = 16, 8
 TIMES = (100, 300, 500, 700, 850, 950)
+LINES = 64  # pairs that are interpolated and commanded to stay, or a few more
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the driver's code, on the way from the portrait's own
 
 
@@ -40,7 +41,7 @@ def pairs(config: Any, model_folder: Path, key: str) -> dict[str, Any]:
     output = Path(config.output) / "pairs"
     firsts = list(range(0, config.pairs - 1, CHUNK))  # no pair is left alone: its motion could not be shuffled
     ends = [*firsts[1:], config.pairs]
-    tasks = [(first, end - first) for first, end in zip(firsts, ends, strict=True)] + [(-1, 0)]
+    tasks = [(first, end - first) for first, end in zip(firsts, ends, strict=True)] + [(-1, config.people)]
     made: dict[int, dict[str, np.ndarray]] = {}
     for first, count in tasks:
         if (path := output / f"{key}-{first}-{count}.npz").exists():
@@ -60,7 +61,7 @@ def pairs(config: Any, model_folder: Path, key: str) -> dict[str, Any]:
     crew.work(PairWorker, (str(model_folder), config), waiting, config.workers, keep, "pairs", config.gpus)
     if wrong:
         raise PlatformError(f"drawn pairs could not be measured: {wrong[0]}")
-    whole = {name: np.concatenate([made[first][name] for first in firsts]) for name in made[0]}
+    whole = {name: np.concatenate([made[first][name] for first in firsts if name in made[first]]) for name in made[0]}
     return whole | {f"probe/{name}": value for name, value in made[-1].items()}
 
 
@@ -77,7 +78,8 @@ class PairWorker:
     def do(self, task: tuple[int, int]) -> dict[str, np.ndarray]:
         """The chunk of `count` pairs from number `first`; the probes for first = -1."""
         if task[0] < 0:
-            return probes.codes({"model": self.model, "untrained": self.fresh}, self.config.seed)
+            models = {"model": self.model, "untrained": self.fresh}
+            return probes.codes(models, self.config.people, self.config.seed)
         return self.chunk(*task)
 
     def chunk(self, first: int, count: int) -> dict[str, np.ndarray]:
@@ -113,8 +115,9 @@ class PairWorker:
             for measured in (distance.l1, distance.psnr, distance.ssim):
                 result[f"{name}/{measured.__name__}"] = measured(unit, truth).clamp(max=99.0).double().numpy()
         result |= {f"gap/{name}": gap for name, gap in drawn.loss_gaps(self.model, given, TIMES).items()}
-        result["line/motion"] = self.line(given, code)
-        result["f_rts/still"] = drawn.f_rts_of(given, result["line/motion"][:, -1])
+        if first < LINES:
+            result["line/motion"] = self.line(given, code)
+            result["f_rts/still"] = drawn.f_rts_of(given, result["line/motion"][:, -1])
         return result
 
     def line(self, given: CrossPairs, code: Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Cross-reenactment: Table 1's right half for one video, added up batch by batch (paper section 4.2).
 
-Frames without a face in the result or in the driver are skipped in APD, AED and EMO-SIM, and counted. What is kept of
-a long video is its valence and arousal (pooled with the other videos' later) and the mesh of a bounded number of frames.
+Frames without a face in the result or in the driver are skipped in APD, AED and EMO-SIM, and counted. What is kept of a
+long video is its valence and arousal (pooled with the other videos' later) and a bounded number of meshes.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ ENLARGED = 192  # the networks want faces of some size; smaller pictures are enl
 
 @dataclass(frozen=True)
 class Faces:
-    """Per frame of a part of a video. found [F]; the others hold nan rows where no face was found, and are None where the
-    network is absent: angles [F, 3] degrees, shape [F, 468, 3] cm, blendshapes [F, 51], emotion [F, 2]. embedding
+    """Per frame of a part of a video. found [F]; the others hold nan rows where no face was found, and are None where
+    the network is absent: angles [F, 3] degrees, shape [F, 468, 3] cm, blendshapes [F, 51], emotion [F, 2]. embedding
     [F, 512] is of a central crop where no face was found."""
 
     found: np.ndarray

@@ -2,7 +2,7 @@
 
 A file is taken from what the user names (a path, or owner/repository/file of Hugging Face, each with `#` and a sha256
 or its beginning, if it shall be that file and no other), else from the folder `XNEMO_METRIC_WEIGHTS`, else from
-`<venv>/share/xnemo/metric-weights`. Where it is absent the metric is not computed and says so; nothing stands in for it.
+`<venv>/share/xnemo/metric-weights`. Where it is absent the metric is not computed and says so; nothing stands in.
 """
 
 from __future__ import annotations
