@@ -1,5 +1,7 @@
 """What is seen of drawn heads: pose that agrees with the truth, frames without a face, memory of pixels."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,24 @@ def test_the_size_of_the_parts_a_video_comes_in_changes_no_figure(monkeypatch):
         np.mean([np.abs(a - b).mean() for k, (a, b) in enumerate(zip(result.angles, driver.angles, strict=True))
                  if k not in (3, 4, 20)])
     )  # fmt: skip
+
+
+def test_no_more_than_a_batch_of_frames_is_held_however_long_the_video(networks):
+    alive: set[int] = set()
+    most = 0
+
+    def video():
+        nonlocal most
+        for k in range(5 * faces.BATCH):
+            frame = np.full((64, 64, 3), k % 251, np.uint8)
+            alive.add(k)
+            weakref.finalize(frame, alive.discard, k)
+            most = max(most, len(alive))
+            yield frame
+
+    count = sum(len(part) for part in faces.observe(video(), networks))
+    assert count == 5 * faces.BATCH
+    assert most <= 2 * faces.BATCH + 1
 
 
 def test_of_a_long_video_a_bounded_number_of_meshes_is_kept(monkeypatch):
