@@ -77,22 +77,19 @@ def evaluate(config: EvaluateConfig, model_folder: Path | None) -> dict[str, Any
     output.mkdir(parents=True, exist_ok=True)
     places = settings()
     tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
-    if config.protocol == "ablation":
-        runs = ablation.run_all(config, evaluate)
-        key = fingerprint(config, *(run.model for run in runs))
-
-        def run(*_: Any) -> tuple[dict[str, Any], dict[str, float]]:
-            return ablation.report(config, runs)
-    else:
-        key = fingerprint(config, model_folder)
-        run = _drawn if config.protocol == "synthetic" else _videos
+    runs = ablation.run_all(config, evaluate) if config.protocol == "ablation" else []
+    key = fingerprint(config, *([run.model for run in runs] or [model_folder]))
     with (
         Drain(
             output, f"{config.protocol}-{key}", tracker, flatten(config), {"model": str(model_folder or config.results)}
         ),
         Outbox(output) as box,
     ):
-        summary, metrics = run(config, model_folder, key)
+        if runs:
+            summary, metrics = ablation.report(config, runs)
+        else:
+            measured = _drawn if config.protocol == "synthetic" else _videos
+            summary, metrics = measured(config, model_folder, key)
         box.metrics(0, {name: value for name, value in metrics.items() if math.isfinite(value)})
     return summary
 
@@ -118,9 +115,13 @@ def _drawn(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple
     if config.pairs:
         made = transfer.pairs(config, model_folder, key)
         figures |= drawn_figures.figures(made, config.seed)
-        publish(Path(config.output, ARTIFACTS), csv=drawn_figures.to_csv(made), pairs=drawn_figures.per_pair(made))
+        publish(
+            Path(config.output, ARTIFACTS),
+            csv=drawn_figures.to_csv(made),
+            pairs=drawn_figures.per_pair(made, config.seed),
+        )
     summary = report.aggregate(rows, seed=config.seed)
-    report.write(Path(config.output, ARTIFACTS), rows, summary, heading, figures)
+    report.write(Path(config.output, ARTIFACTS), rows, summary, heading, figures, config.seed)
     metrics = {f"{name}_{kind}": value for name, each in summary.items() for kind, value in each.items()}
     metrics["emo_sim_drawn"] = figures["emo_sim"]
     if config.pairs:
@@ -133,10 +134,8 @@ def _videos(config: EvaluateConfig, model_folder: Path | None, key: str) -> tupl
     from xnemo.metrics import faces
 
     found = pairs.load(config.data or "", config.protocol, config.seed, config.limit, config.split, Path(config.output))
-    with contextlib.suppress(NotComputed):
-        faces.load_networks(
-            config.weights, tables.metrics_of(config.protocol)
-        )  # a damaged file is told before any work
+    with contextlib.suppress(NotComputed):  # but a damaged file is told before any work
+        faces.load_networks(config.weights, tables.metrics_of(config.protocol))
     rows = videos.rows(found, config, model_folder, key)
     if not any(row["status"] == "ok" for row in rows):
         publish(Path(config.output, ARTIFACTS), rows=rows)

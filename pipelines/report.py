@@ -96,6 +96,7 @@ def write(
     summary: dict[str, dict[str, float]],
     heading: str,
     figures: dict[str, Any] | None = None,
+    seed: int = 0,
 ) -> None:
     """`rows.parquet` (a row per clip and parameter), `videos.parquet` (a row per clip), the chosen videos,
     `report.md` and `report.html`, `transfer.json` (`figures`), and `summary.json` last."""
@@ -116,10 +117,14 @@ def write(
     for row in chosen(rows):
         shutil.copyfile(folder.parent / row["video"], folder / row["video"])
     per_clip: list[dict[str, Any]] = [
-        {"id": f"clip-{row['clip']:03}"} | {f"r_{n}": _own_r(row, n) for n in PARAMETERS} for row in rows
+        {"id": f"clip-{seed}.{row['clip']:03}"} | {f"r_{n}": _own_r(row, n) for n in PARAMETERS} for row in rows
     ]
     publish(folder, rows=per_clip)
-    shown = [(f"clip {row['clip']}", folder / row["video"]) for row in chosen(rows)]
+    names = ("best", "median", "worst") if len(rows) > 2 else ("best", "worst")
+    shown = [
+        (f"**{name}** (portrait, driver, result): clip {row['clip']}, mean r {_mean_r(row):.2f}", folder / row["video"])
+        for name, row in zip(names, chosen(rows), strict=False)
+    ]
     plot = pages.strip("r of every clip", {name: [row[f"r_{name}"] for row in per_clip] for name in PARAMETERS})
     sections = tables_of(summary, figures or {})
     pages.write(folder, TITLE, heading, sections, shown, [plot])
@@ -153,9 +158,13 @@ def tables_of(summary: dict[str, dict[str, float]], figures: dict[str, Any]) -> 
 
 def chosen(rows: Sequence[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
     """Best, median and worst clip by mean r, so that a report cannot show its best alone."""
-    ranked = sorted(rows, key=lambda row: float(np.mean([_own_r(row, name) for name in PARAMETERS])), reverse=True)
+    ranked = sorted(rows, key=_mean_r, reverse=True)
     places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
     return [ranked[place] for place in places]
+
+
+def _mean_r(row: dict[str, Any]) -> float:
+    return float(np.mean([_own_r(row, name) for name in PARAMETERS]))
 
 
 def _own_r(row: dict[str, Any], name: str) -> float:

@@ -137,11 +137,11 @@ def pair_figures(made: Made, method: str) -> dict[str, np.ndarray]:
     }
 
 
-def per_pair(made: Made) -> list[dict[str, Any]]:
+def per_pair(made: Made, seed: int = 0) -> list[dict[str, Any]]:
     """One row per pair with the model's own figures, for comparing runs."""
     columns = pair_figures(made, "model")
     count = len(made["true/motion"])
-    return [{"id": f"pair-{i:04}"} | {name: float(v[i]) for name, v in columns.items()} for i in range(count)]
+    return [{"id": f"pair-{seed}.{i:04}"} | {name: float(v[i]) for name, v in columns.items()} for i in range(count)]
 
 
 def to_csv(made: Made) -> str:

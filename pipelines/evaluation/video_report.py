@@ -71,8 +71,6 @@ def _shown(config: Any, folder: Path, found: Sequence[Pair], place: str, row: Ma
     made = videos.frames(videos.result_file(config, pair), limit, videos.DRIVER_SIDE)
     path = write_video(folder / f"{place}-{pair.id}.mp4", side_by_side(portrait, driver, made), videos.FPS, crf=26)
     metric = RANKED_BY[config.protocol]
-    title, value = (tables.metrics_of(config.protocol))[metric], row.get(metric, math.nan)
-    figure = (
-        f"{title.rstrip(' ↑↓')} {value:.4f}" if math.isfinite(value) else f"no {title.rstrip(' ↑↓')}: no face found"
-    )
+    title, value = tables.metrics_of(config.protocol)[metric].rstrip(" ↑↓"), row.get(metric, math.nan)
+    figure = f"{title} {value:.4f}" if math.isfinite(value) else f"no {title}: no face found"
     return f"**{place}** (portrait, driver, result): {pair.id}, {figure}", path

@@ -75,7 +75,13 @@ def result_file(config: Any, pair: Pair) -> Path:
 def failed(pair: Pair, stage: str, error: Any) -> dict[str, Any]:
     """The row of a pair without figures."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return {"id": pair.id, "group": pair.group, "status": "failed", "stage": stage, "reason": text[:500]}
+    return _about(pair) | {"status": "failed", "stage": stage, "reason": text[:500]}
+
+
+def _about(pair: Pair) -> dict[str, Any]:
+    """What a row says of its pair: by the digests two runs can tell that they mean the same files."""
+    told = {"id": pair.id, "group": pair.group}
+    return told | {"portrait_sha256": pair.portrait_sha256, "driving_sha256": pair.driving_sha256}
 
 
 class Animator:
@@ -140,7 +146,7 @@ class Meter:
             path = result_file(self.config, pair)
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing")
-            row = {"id": pair.id, "group": pair.group, "status": "ok", "stage": "", "reason": ""}
+            row = _about(pair) | {"status": "ok", "stage": "", "reason": ""}
             row |= lengths(path, pair, self.config.frames_limit)
             measure = {"self": self.itself, "cross": self.cross, "temporal": self.steady}[self.config.protocol]
             return row | measure(path, pair)

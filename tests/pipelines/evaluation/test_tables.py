@@ -106,6 +106,15 @@ def test_two_runs_are_compared_pair_by_pair(tmp_path):
     assert read(str(tmp_path / "b"))["d"]["l1"] is None
 
 
+def test_the_same_name_for_other_files_is_no_pair(tmp_path):
+    for name, digest in (("a", "1234"), ("b", "5678")):
+        rows = [_row("x", l1=0.1, driving_sha256="ab"), _row("y", l1=0.1, driving_sha256=digest)]
+        publish(tmp_path / name / "artifacts", rows=rows)
+    differences, _ = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert differences.rows[-1][-1] == "1"
+    assert "1 pairs have the same id and other files (y)" in differences.note
+
+
 def test_what_cannot_be_compared_is_told(tmp_path):
     with pytest.raises(PlatformError, match="no evaluation here"):
         compare(str(tmp_path), str(tmp_path))
