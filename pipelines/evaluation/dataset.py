@@ -72,7 +72,7 @@ def _once(files: dict[int, tuple[Path, str]], number: int, folder: Path, reader:
     """The video of a clip and its sha256."""
     if number not in files:
         clip = reader[number]
-        path = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', clip.facts['clip_id'])}.mkv"
+        path = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', clip.facts['clip_id'])}.mp4"
         if not path.exists():
             write(path, clip)
         files[number] = path, sha256(path)
@@ -87,7 +87,7 @@ def write(path: Path, clip: Clip) -> None:
         path.with_name(f".{path.name}.{os.getpid()}.part"),
         Fraction(clip.facts["fps"]).limit_denominator(1000),
     )
-    with av.open(str(trial), "w", format="matroska") as out:
+    with av.open(str(trial), "w", format="mp4", options={"fflags": "+bitexact"}) as out:  # the same clip, the same file
         stream = out.add_stream("mjpeg", rate=rate)
         stream.width = stream.height = clip.facts["size"]
         stream.pix_fmt = "yuvj420p"

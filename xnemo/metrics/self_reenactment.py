@@ -94,8 +94,10 @@ class Lpips(nn.Module):
 
 def load_lpips(given: Mapping[str, str] | None = None, backbone: Backbone = "alexnet") -> Lpips:
     """The network with published weights. Raises `weights.NotComputed` where a file is absent."""
-    weights.find(f"lpips_{backbone}", given)  # an absent file is told before any is opened
-    trunk, heads = weights.checked(backbone, given), weights.checked(f"lpips_{backbone}", given)
+    names = (backbone, f"lpips_{backbone}")
+    for name in names:
+        weights.find(name, given)  # an absent file is told before any is opened
+    trunk, heads = (weights.checked(name, given) for name in names)
     return fill_lpips(Lpips(backbone), weights.tensors(trunk), weights.tensors(heads), str(trunk))
 
 
