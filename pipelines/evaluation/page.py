@@ -23,6 +23,7 @@ th,td{border-bottom:1px solid #ddd;padding:.25rem .7rem;text-align:left}th{borde
 td{overflow-wrap:anywhere}
 video{max-width:100%;display:block;margin:.3rem 0}figure{margin:1rem 0}p.note{color:#555}svg text{font:12px system-ui}
 .wide{overflow-x:auto}"""
+LEFT, WIDTH = 260, 430  # of a plot's lines, in pixels
 
 
 def write(
@@ -52,13 +53,13 @@ def strip(title: str, values: Mapping[str, Sequence[float]]) -> str:
         if not len(kept):
             continue
         low, high = float(kept.min()), float(kept.max())
-        at = 210 + 480 * (kept - low) / max(high - low, 1e-12)
+        at = LEFT + WIDTH * (kept - low) / max(high - low, 1e-12)
         middle = top + 14
         dots = "".join(f'<circle cx="{x:.1f}" cy="{middle}" r="4" fill="#2a6f97" fill-opacity=".35"/>' for x in at)
         lines.append(
             f'<text x="0" y="{middle + 4}">{html.escape(name)}</text>'
-            f'<text x="200" y="{middle + 4}" text-anchor="end">{low:.3g}</text>'
-            f'<line x1="210" x2="690" y1="{middle}" y2="{middle}" stroke="#ccc"/>{dots}'
+            f'<text x="{LEFT - 10}" y="{middle + 4}" text-anchor="end">{low:.3g}</text>'
+            f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{middle}" y2="{middle}" stroke="#ccc"/>{dots}'
             f'<line x1="{at.mean():.1f}" x2="{at.mean():.1f}" y1="{middle - 9}" y2="{middle + 9}" stroke="#c1121f" '
             f'stroke-width="2"/><text x="700" y="{middle + 4}">{high:.3g}</text>'
         )
@@ -78,7 +79,7 @@ def forest(title: str, values: Mapping[str, Interval]) -> str:
     width = max(high - low, 1e-12)
 
     def at(value: float) -> float:
-        return 210 + 480 * (value - low) / width
+        return LEFT + WIDTH * (value - low) / width
 
     zero, lines = at(0.0), []
     for top, (name, value) in zip(itertools.count(24, 26), kept.items()):
@@ -91,7 +92,7 @@ def forest(title: str, values: Mapping[str, Interval]) -> str:
     height = 24 + 26 * len(kept)
     axis = (
         f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="8" y2="{height - 12}" stroke="#888" stroke-dasharray="3 3"/>'
-        f'<text x="205" y="{height}" text-anchor="end">{low:.3g}</text><text x="700" y="{height}">{high:.3g}</text>'
+        f'<text x="{LEFT - 10}" y="{height}" text-anchor="end">{low:.3g}</text><text x="700" y="{height}">{high:.3g}</text>'
     )
     drawing = f"<svg viewBox='0 0 760 {height + 8}' width='760' role='img'>{axis}{''.join(lines)}</svg>"
     return f"<h3>{html.escape(title)}</h3><figure>{drawing}</figure>"

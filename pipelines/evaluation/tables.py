@@ -92,7 +92,8 @@ def extra(figures: Mapping[str, Interval], protocol: str, missing: Mapping[str, 
         (title, _cell(figures.get(metric), metric in missing), str(figures[metric].count) if metric in figures else "0")
         for metric, title in EXTRA[protocol].items()
     )
-    return Table("Further figures", ("metric", "mean (95 % interval over videos)", "videos"), rows)
+    title = "Steadiness (the paper publishes none)" if protocol == "temporal" else "Further figures"
+    return Table(title, ("metric", "mean (95 % interval over videos)", "videos"), rows)
 
 
 def not_computed(missing: Mapping[str, str], protocol: str) -> list[Table]:
@@ -152,4 +153,5 @@ def _number(value: Any) -> str:
 def _cell(interval: Interval | None, missing: bool) -> str:
     if interval is None or not interval.count:
         return "not computed" if missing else "none: no face"
-    return str(interval)
+    digits = 5 if abs(interval.mean) < 0.01 else 3
+    return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"

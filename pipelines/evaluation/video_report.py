@@ -72,5 +72,5 @@ def _shown(config: Any, folder: Path, found: Sequence[Pair], place: str, row: Ma
     path = write_video(folder / f"{place}-{pair.id}.mp4", side_by_side(portrait, driver, made), videos.FPS, crf=26)
     metric = RANKED_BY[config.protocol]
     title, value = tables.metrics_of(config.protocol)[metric].rstrip(" ↑↓"), row.get(metric, math.nan)
-    figure = f"{title} {value:.4f}" if math.isfinite(value) else f"no {title}: no face found"
+    figure = f"{title} {value:.4g}" if math.isfinite(value) else f"no {title}: no face found"
     return f"**{place}** (portrait, driver, result): {pair.id}, {figure}", path
