@@ -92,7 +92,8 @@ def forest(title: str, values: Mapping[str, Interval]) -> str:
     height = 24 + 26 * len(kept)
     axis = (
         f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="8" y2="{height - 12}" stroke="#888" stroke-dasharray="3 3"/>'
-        f'<text x="{LEFT - 10}" y="{height}" text-anchor="end">{low:.3g}</text><text x="700" y="{height}">{high:.3g}</text>'
+        f'<text x="{LEFT - 10}" y="{height}" text-anchor="end">{low:.3g}</text>'
+        f'<text x="700" y="{height}">{high:.3g}</text>'
     )
     drawing = f"<svg viewBox='0 0 760 {height + 8}' width='760' role='img'>{axis}{''.join(lines)}</svg>"
     return f"<h3>{html.escape(title)}</h3><figure>{drawing}</figure>"
