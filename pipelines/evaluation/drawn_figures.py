@@ -36,6 +36,7 @@ def figures(made: Made, seed: int = 0) -> dict[str, Any]:
             means[method][f"nme_{name}"] = {"mean": means[method][name]["mean"] / max(copied, 1e-9)}
     drawn = draws(made, intervals.resamples(count, transfer.DRAWS, seed))
     gates = {name: vars(intervals.of_draws(each, count)) for name, each in drawn.items()}
+    gates["gap_late"] |= {"p": float((drawn["gap_late"][1:] <= 0).mean())}  # one-sided, of the bootstrap
     return {
         "pairs": count, "methods": means,
         "motion": {method: _fits(made, method, "motion", seed) for method in METHODS},

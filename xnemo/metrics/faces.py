@@ -21,6 +21,10 @@ MIN_PRESENCE = 0.5  # MediaPipe's own default: a generated face must not be aske
 ENLARGED = 192  # the networks want faces of some size; smaller pictures are enlarged before they look
 
 
+Look = tuple[dict[str, np.ndarray], np.ndarray]
+"""What the mesh says of a frame's largest face, {} without one; and the picture it was looked for in."""
+
+
 @dataclass(frozen=True)
 class Faces:
     """Per frame of a part of a video. found [F]; the others hold nan rows where no face was found, and are None where
@@ -92,9 +96,6 @@ def observe(frames: Iterable[np.ndarray], networks: Networks) -> Iterator[Faces]
             emotion=_emotion(looks, networks.emonet) if networks.emonet else None,
             embedding=networks.arcface.embed(np.stack([_face(*each) for each in looks])) if networks.arcface else None,
         )
-
-
-Look = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 def look(frame: np.ndarray, networks: Networks) -> Look:

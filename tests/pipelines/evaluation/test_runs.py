@@ -83,7 +83,7 @@ def test_an_ablation_of_two_seeds_says_what_was_not_reproduced(cluster, tmp_path
     told = ",".join(f"{name}={tmp_path / f'm{k}'}" for k, name in enumerate(names))
     config = EvaluateConfig(
         protocol="ablation", model=told, output=str(tmp_path / "table2"), pairs=8, clips=2, frames=8, people=128,
-        steps=2, workers=2, clip_size=128,
+        steps=2, workers=1, clip_size=128,
     )  # fmt: skip
     summary = evaluate(config, None)
     assert {name: each["seeds"] for name, each in summary.items()} == {"full": 2, "noGAN": 1}

@@ -91,7 +91,9 @@ def test_gates_are_told_whether_met_or_missed(made):
     assert "| mean α (pose, jaw, smile, blinks) | 0.700 (0.700 to 0.700) | ≥ 0.5: met | ≥ 0.85: missed |" in text
     assert "| β' of all readable traits | 0.200 (0.200 to 0.200) | ≤ 0.15: missed | ≤ 0.08: missed |" in text
     assert "probe R² of motion / supervised ceiling" in text
-    assert "| loss gap of false motion, t ≥ 500, interval above 0 | 0.1000 (0.1000 to 0.1000) | met | met |" in text
+    assert "| loss gap of false motion, t ≥ 500 | 0.1000 (0.1000 to 0.1000) | > 0, p < .01: met |" in text
+    unsure = made | {"gap/motion": np.tile(np.linspace(-1, 1, 40)[:, None], len(transfer.TIMES))}
+    assert "p < .01: missed" in gates.table(drawn_figures.figures(unsure)).markdown()
 
 
 def test_an_ablation_names_its_models_and_their_seeds():
