@@ -13,7 +13,8 @@ EXAMPLES = """\
   xnemo evaluate --protocol self --model models:/xnemo@demo --data videos/ --output self/ steps=25
   xnemo evaluate --protocol cross --model model/ --data pairs.json --output cross/ limit=50
   xnemo evaluate --protocol cross --data pairs.json --output theirs/ results=folder/of/their/videos
-  xnemo evaluate --protocol ablation --model full=a/ --model noRFM=b/ --output table2/ pairs=512
+  xnemo evaluate --protocol self --model model/ --data shards/ --output held-out/ split=test
+  xnemo evaluate --protocol ablation --model full=a1/ --model full=a2/ --model noRFM=b1/ --output table2/ pairs=512
   xnemo evaluate compare cross/ theirs/
   xnemo evaluate pairs --portraits photos/ --driving clips/ --output pairs.json
   xnemo evaluate dfew --source DFEW/ --output dfew.json
@@ -29,10 +30,11 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument(
         "--model",
         action="append",
-        help="a model folder, models:/<name>@<alias>, or bundled; ablation: name=folder, several times",
+        help="a model folder, models:/<name>@<alias>, or bundled; ablation: name=folder, several times (the same name "
+        "for each seed of a variant)",
     )
     options.add_argument(
-        "--data", help="manifest of pairs, or a folder of videos (cross: with portraits/ and driving/)"
+        "--data", help="manifest of pairs, a folder of videos (cross: with portraits/ and driving/), or a data set"
     )
     options.add_argument("--output", required=True, help="folder for rows, report and videos")
     options.add_argument("--config", help="YAML file")
@@ -153,13 +155,14 @@ def _plan(config, folder) -> str:  # type: ignore[no-untyped-def]  # an Evaluate
         from pipelines.evaluation.ablation import models
         from pipelines.models import locate
 
-        folder = ", ".join(f"{name} ({locate(told)})" for name, told in models(config.model).items())
-    if config.protocol in ("synthetic", "ablation"):
+        folder = ", ".join(f"{name} ({locate(told)})" for name, told in models(config.model))
+    if config.protocol in ("synthetic", "ablation") and not config.data:
         amount = f"{config.clips} clips of {config.frames} frames and {config.pairs} pairs"
         return f"{amount}, {config.steps} steps each, with {folder}"
     from pipelines.evaluation import pairs as made
 
-    found = made.load(config.data, config.protocol, config.seed, config.limit)
+    protocol = "cross" if config.protocol == "ablation" else config.protocol
+    found = made.load(config.data, protocol, config.seed, config.limit, config.split)
     return f"{len(found)} pairs of {config.data}, {config.steps} steps each, with {folder or config.results}"
 
 
@@ -170,8 +173,10 @@ def _line(name: str, figures: dict[str, Any]) -> str:
     if "low" in figures:
         interval = f"{figures['low']:.4f} to {figures['high']:.4f}"
         return f"{name:<22} {figures['mean']:.4f} ({interval})  {figures['count']} videos"
-    if name == "not_computed":
-        return "\n".join(f"{metric:<22} {text}" for metric, text in figures.items())
+    if name in ("not_computed", "weights"):
+        return "\n".join(
+            f"{metric:<22} {told if isinstance(told, str) else told['sha256']}" for metric, told in figures.items()
+        )
     return f"{name:<22} " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,12 +60,34 @@ def _figures(name: str, rows: Sequence[dict[str, Any]], seed: int) -> dict[str, 
     }
 
 
-def emotion(rows: Sequence[dict[str, Any]]) -> float:
-    """EMO-SIM* of drawn clips: agreement of the parameters' valence and arousal, frames of all clips together."""
-    from xnemo.metrics.emotion import pooled
+def emotion(rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, dict[str, float]]:
+    """EMO-SIM* of drawn clips: agreement of the parameters' valence and arousal, frames of all clips together, with a
+    95 % interval over clips; the ceiling is what is measured on the driver, chance another clip's driver."""
+    from xnemo.metrics.emotion import pooled_draws
+    from xnemo.metrics.intervals import of_draws, resamples
     from xnemo.metrics.transfer import emotion as valence_arousal
 
-    return pooled([(valence_arousal(row["result"]), valence_arousal(row["driver"])) for row in rows])
+    rows = sorted(rows, key=lambda row: row["clip"])
+    felt = {kind: [valence_arousal(row[kind]) for row in rows] for kind in ("driver", "driver_measured", "result")}
+    shortest = min(len(track) for track in felt["driver"])
+    others = [track[:shortest] for track in felt["driver"][1:] + felt["driver"][:1]]
+    counts = resamples(len(rows), BOOTSTRAP, seed)
+    pairs = {
+        "result": zip(felt["result"], felt["driver"], strict=True),
+        "ceiling": zip(felt["driver_measured"], felt["driver"], strict=True),
+        "chance": zip((track[:shortest] for track in felt["result"]), others, strict=True),
+    }
+    return {kind: vars(of_draws(pooled_draws(list(each), counts), len(rows))) for kind, each in pairs.items()}
+
+
+def steadiness(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean |second difference| over the frames of all clips, per parameter: of the result, of the result made without
+    temporal modules ("single"), and of what is measured on the driver."""
+    kinds = ("result", "single", "driver_measured")
+    return {
+        name: {kind: float(np.mean([np.abs(np.diff(row[kind][name], 2)).mean() for row in rows])) for kind in kinds}
+        for name in PARAMETERS
+    }
 
 
 def write(
@@ -75,6 +96,7 @@ def write(
     summary: dict[str, dict[str, float]],
     heading: str,
     figures: dict[str, Any] | None = None,
+    seed: int = 0,
 ) -> None:
     """`rows.parquet` (a row per clip and parameter), `videos.parquet` (a row per clip), the chosen videos,
     `report.md` and `report.html`, `transfer.json` (`figures`), and `summary.json` last."""
@@ -95,21 +117,23 @@ def write(
     for row in chosen(rows):
         shutil.copyfile(folder.parent / row["video"], folder / row["video"])
     per_clip: list[dict[str, Any]] = [
-        {"id": f"clip-{row['clip']:03}"} | {f"r_{n}": _own_r(row, n) for n in PARAMETERS} for row in rows
+        {"id": f"clip-{seed}.{row['clip']:03}"} | {f"r_{n}": _own_r(row, n) for n in PARAMETERS} for row in rows
     ]
     publish(folder, rows=per_clip)
-    shown = [(f"clip {row['clip']}", folder / row["video"]) for row in chosen(rows)]
+    names = ("best", "median", "worst") if len(rows) > 2 else ("best", "worst")
+    shown = [
+        (f"**{name}** (portrait, driver, result): clip {row['clip']}, mean r {_mean_r(row):.2f}", folder / row["video"])
+        for name, row in zip(names, chosen(rows), strict=False)
+    ]
     plot = pages.strip("r of every clip", {name: [row[f"r_{name}"] for row in per_clip] for name in PARAMETERS})
     sections = tables_of(summary, figures or {})
     pages.write(folder, TITLE, heading, sections, shown, [plot])
-    if figures:
-        (folder / "transfer.json").write_text(json.dumps(figures, indent=1))
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+    publish(folder, transfer=figures or None, summary=summary)
 
 
 def tables_of(summary: dict[str, dict[str, float]], figures: dict[str, Any]) -> list[Table]:
     """The correlation table, and what the drawn pairs told."""
-    from pipelines.evaluation.tables import transfer_tables
+    from pipelines.evaluation import drawn_tables
 
     rows = tuple(
         (name, f"{f['r']:.2f} ({f['r_low']:.2f} to {f['r_high']:.2f})", f"{f['ceiling']:.2f}", f"{f['chance']:.2f}")
@@ -120,16 +144,27 @@ def tables_of(summary: dict[str, dict[str, float]], figures: dict[str, Any]) -> 
         "r is Pearson's correlation over frames between the driver's true motion and the motion measured in the "
         "result, each clip's mean removed."
     )
-    if "emo_sim" in figures:
-        note += f" EMO-SIM* of the clips: {figures['emo_sim']:.3f}."
-    return [Table("Motion of the clips", head, rows, note), *(transfer_tables(figures) if "pairs" in figures else [])]
+    if "emotion" in figures:
+        e = figures["emotion"]
+        felt = e["result"]
+        note += (
+            f" EMO-SIM* of the clips: {felt['mean']:.3f} ({felt['low']:.3f} to {felt['high']:.3f}), ceiling "
+            f"{e['ceiling']['mean']:.3f}, chance {e['chance']['mean']:.3f}."
+        )
+    tables = [Table("Motion of the clips", head, rows, note)]
+    tables += [drawn_tables.steadiness(figures["steadiness"])] if "steadiness" in figures else []
+    return [*tables, *(drawn_tables.transfer_tables(figures) if "pairs" in figures else [])]
 
 
 def chosen(rows: Sequence[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
     """Best, median and worst clip by mean r, so that a report cannot show its best alone."""
-    ranked = sorted(rows, key=lambda row: float(np.mean([_own_r(row, name) for name in PARAMETERS])), reverse=True)
+    ranked = sorted(rows, key=_mean_r, reverse=True)
     places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
     return [ranked[place] for place in places]
+
+
+def _mean_r(row: dict[str, Any]) -> float:
+    return float(np.mean([_own_r(row, name) for name in PARAMETERS]))
 
 
 def _own_r(row: dict[str, Any], name: str) -> float:

@@ -15,7 +15,8 @@ COUNTS = {"frames_result", "frames_driving", "frames_compared", "fps_result", "f
 def compare(a: str, b: str, most: int = 3, seed: int = 0) -> list[Table]:
     """The tables. Raises PlatformError where the runs share no video."""
     first, second = rows.read(a), rows.read(b)
-    shared = sorted(first.keys() & second.keys())
+    others = _other_files(a, b)
+    shared = sorted((first.keys() & second.keys()) - others)
     if not shared:
         raise PlatformError(f"{a} and {b} share no video: evaluate both on the same manifest.")
     metrics = [n for n in dict.fromkeys(n for key in shared for n in first[key]) if n not in COUNTS]
@@ -42,6 +43,8 @@ def compare(a: str, b: str, most: int = 3, seed: int = 0) -> list[Table]:
     unpaired = sum(_failed(first[k]) != _failed(second[k]) for k in shared)
     note = f"{len(shared)} videos in both runs, {alone} in one only. * the interval does not hold 0."
     note += f" {unpaired} videos have figures in one run only: they are left out of the pairs." if unpaired else ""
+    if others:
+        note += f" {len(others)} pairs have the same id and other files ({min(others)}): they are left out."
     return [
         Table(
             f"B - A, paired; A: {a}, B: {b}",
@@ -51,6 +54,16 @@ def compare(a: str, b: str, most: int = 3, seed: int = 0) -> list[Table]:
         ),
         Table("Where they differ most", ("metric", "video", "A", "B", "B - A"), tuple(extremes)),
     ]
+
+
+def _other_files(a: str, b: str) -> set[str]:
+    """Ids that both runs have and that stand for different files."""
+    kinds = ("portrait_sha256", "driving_sha256")
+    told = [{row["id"]: [row.get(kind) or "" for kind in kinds] for row in rows.read_rows(run)} for run in (a, b)]
+    return {
+        name for name in told[0].keys() & told[1].keys()
+        if any(x and y and x != y for x, y in zip(told[0][name], told[1][name], strict=True))
+    }  # fmt: skip
 
 
 def _number(value: float | None) -> float:

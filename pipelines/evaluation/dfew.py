@@ -14,12 +14,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from pipelines.evaluation.pairs import VIDEOS, Pair, sha256
 from xnemo_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from xnemo.metrics.emotion import EmoNet
 
 CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 QUOTA = (15, 15, 14, 14, 14, 14, 14)
@@ -66,7 +69,12 @@ def subset(
 
 
 def _judge(
-    number: int, label: int, votes: Mapping[int, list[int]], clips: Mapping[int, Path], network: Any, seed: int
+    number: int,
+    label: int,
+    votes: Mapping[int, list[int]],
+    clips: Mapping[int, Path],
+    network: EmoNet | None,
+    seed: int,
 ) -> tuple[str, float]:
     """Why a clip is left out, or "" and its rank: the variance of its arousal, or a number drawn for it."""
     from xnemo.media.limits import MediaError
@@ -108,15 +116,17 @@ def _one_face(path: Path) -> bool:
     return True
 
 
-def _arousal_variance(path: Path, network: Any) -> float:
+def _arousal_variance(path: Path, network: EmoNet) -> float:
     from pipelines.evaluation.videos import frames
     from xnemo.metrics import faces
 
-    networks = faces.load_networks()
-    networks.arcface, networks.blendshapes, networks.emonet = None, None, network
-    seen = faces.observe(frames(path, None), networks)
-    assert seen.emotion is not None
-    return float(np.nanvar(seen.emotion[:, 1])) if seen.found.any() else 0.0
+    networks = faces.load_networks(metrics=())
+    networks.emonet = network
+    parts = [
+        seen.emotion[seen.found, 1] for seen in faces.observe(frames(path, None), networks) if seen.emotion is not None
+    ]
+    arousal = np.concatenate([np.empty(0), *parts])
+    return float(arousal.var()) if len(arousal) else 0.0
 
 
 def _votes(path: Path) -> dict[int, list[int]]:

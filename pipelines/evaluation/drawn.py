@@ -9,13 +9,19 @@ on the driving clip itself (the ceiling of the measuring network) and on the res
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.evaluation import crew
 from pipelines.models import device, load
 from pipelines.report import PARAMETERS
 from xnemo_platform import storage
+
+if TYPE_CHECKING:
+    from xnemo.clip import Clip
+    from xnemo.model import XNeMo
 
 UNSEEN = 10_000_000  # identity seeds from here on are never rendered for training
 EMOTION = ("jaw", "smile", "blink_left", "blink_right", "brow_left", "brow_right")
@@ -65,23 +71,15 @@ class ClipAnimator:
             return {"clip": index, "skipped": str(error)}
 
     def animate_and_measure(self, portrait: Path, driving: Path, index: int) -> dict[str, Any]:
-        """The tracks of driver and result, and a video that shows both."""
-        from xnemo.animation import animate
+        """The tracks of driver and result, with temporal modules and without, and a video that shows both."""
         from xnemo.clip import side_by_side
         from xnemo.media.images import read_image
         from xnemo.media.video import read_frames, write_video
         from xnemo.synthetic.measure import measure
 
-        config = self.config
-        clip = animate(
-            self.model,
-            portrait,
-            driving,
-            steps=config.steps,
-            guidance_scale=config.guidance_scale,
-            seed=config.seed,
-            head_motion=config.head_motion,
-        )
+        clip = self.animate(portrait, driving)
+        with without_temporal(self.model):
+            single = self.animate(portrait, driving)
         driver_frames = read_frames(driving)[: len(clip.frames)]
         video = driving.with_name(f"side-by-side-{index:03}.mp4")
         write_video(video, iter(side_by_side(read_image(portrait), driver_frames, clip.frames)), fps=clip.fps)
@@ -90,8 +88,35 @@ class ClipAnimator:
             "driver": _true_motion(driving.with_suffix(".json"), len(clip.frames)),
             "driver_measured": _tracks(measure(driver_frames)),
             "result": _tracks(measure(clip.frames)),
+            "single": _tracks(measure(single.frames)),
             "video": video.name,
         }
+
+    def animate(self, portrait: Path, driving: Path) -> Clip:
+        """As the run's configuration samples."""
+        from xnemo.animation import animate
+
+        config = self.config
+        return animate(
+            self.model, portrait, driving, steps=config.steps, guidance_scale=config.guidance_scale, seed=config.seed,
+            head_motion=config.head_motion,
+        )  # fmt: skip
+
+
+@contextmanager
+def without_temporal(model: XNeMo) -> Iterator[None]:
+    """The model's temporal modules add nothing meanwhile: their last layers are at zero, where training began."""
+    from xnemo.temporal import TemporalModule
+
+    layers = [part.temporal_transformer.proj_out for part in model.modules() if isinstance(part, TemporalModule)]
+    kept = [(each.weight.data, each.bias.data) for each in layers]
+    for each in layers:
+        each.weight.data, each.bias.data = each.weight.data * 0, each.bias.data * 0
+    try:
+        yield
+    finally:
+        for each, (weight, bias) in zip(layers, kept, strict=True):
+            each.weight.data, each.bias.data = weight, bias
 
 
 def _tracks(measurement: Any) -> dict[str, list[float]]:

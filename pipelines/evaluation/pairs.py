@@ -11,8 +11,9 @@ import hashlib
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +46,32 @@ class Pair:
                 raise PlatformError(f"{path} is not the file of the manifest (its sha256 differs)")
 
 
-def load(data: str, protocol: str, seed: int, limit: int | None = None) -> list[Pair]:
-    """Pairs of a manifest, of a folder of videos (self, temporal), or of portraits/ and driving/ in a folder (cross).
+def load(
+    data: str, protocol: str, seed: int, limit: int | None = None, split: str | None = None, work: Path | None = None
+) -> list[Pair]:
+    """Pairs of a manifest, of a data set made by ingest, of a folder of videos (self, temporal), or of portraits/ and
+    driving/ in a folder (cross).
 
-    Raises PlatformError, naming what is missing.
+    split: of a data set. work: where its clips are laid as files; without it they are only counted. Raises
+    PlatformError, naming what is missing.
     """
+    from pipelines.evaluation import dataset
+
     place = Path(data).expanduser()
     if place.is_file():
         found = _from_manifest(place)
+    elif dataset.is_dataset(place) and work is None:
+        return [Pair(str(n), "", "") for n, _ in dataset.choose(str(place), protocol, seed, limit, split)]
+    elif dataset.is_dataset(place):
+        assert work is not None
+        return dataset.load(str(place), protocol, seed, work, limit, split)
     elif not place.is_dir():
         raise PlatformError(f"--data {data}: neither a folder nor a manifest (see `xnemo evaluate pairs --help`).")
     elif protocol == "cross":
         found = build(files(place / "portraits", PICTURES), files(place / "driving", VIDEOS), seed)
     else:
         found = [Pair(path.stem, "", str(path), driving_sha256=sha256(path)) for path in files(place, VIDEOS)]
-    twice = {pair.id for pair in found if sum(other.id == pair.id for other in found) > 1}
+    twice = [name for name, count in Counter(pair.id for pair in found).items() if count > 1]
     if twice:
         raise PlatformError(f"--data {data}: several pairs have the id {min(twice)!r}; rename the files.")
     if protocol == "cross" and (alone := [pair.id for pair in found if not pair.portrait]):
@@ -118,12 +130,16 @@ def _from_manifest(path: Path) -> list[Pair]:
     try:
         rows = json.loads(path.read_text())["pairs"]
         pairs = [Pair(**row) for row in rows]
+        if not all(isinstance(each, str) for pair in pairs for each in astuple(pair)):
+            raise TypeError("every entry of a pair is text")
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise PlatformError(f"{path}: not a manifest of pairs ({error}); `xnemo evaluate pairs` writes one.") from None
     if not pairs:
         raise PlatformError(f"{path}: the manifest holds no pairs.")
     here = path.resolve().parent
     for pair in pairs:
+        if not pair.driving:
+            raise PlatformError(f"{path}: pair {pair.id!r} names no driving video.")
         if not pair.id or Path(pair.id).name != pair.id or pair.id.startswith("."):
             raise PlatformError(f"{path}: pair id {pair.id!r} is no plain name.")
     return [

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipelines.evaluation import crew
 from pipelines.evaluation.pairs import Pair
+from pipelines.evaluation.tables import metrics_of
 from pipelines.models import device, load
 from xnemo_platform import storage
 
@@ -32,14 +33,17 @@ def rows(pairs: list[Pair], config: Any, model_folder: Path | None, key: str) ->
     for name in ("results", "rows"):
         (output / name).mkdir(parents=True, exist_ok=True)
     keys = {pair.id: _pair_key(pair, config, key) for pair in pairs}
-    done = {pair.id: row for pair in pairs if (row := _known(output, pair, keys[pair.id]))}
+    weights = _weights_key(config)
+    done = {pair.id: row for pair in pairs if (row := _known(output, pair, keys[pair.id] + weights))}
     waiting = [pair for pair in pairs if pair.id not in done]
 
     def keep(pair: Pair, row: Any) -> None:
         row = row if isinstance(row, dict) else failed(pair, "worker", row)
         done[pair.id] = row
         if row["stage"] != "worker":  # a worker that died may live the next time
-            storage.publish_bytes(str(_row_file(output, pair)), json.dumps(row | {"key": keys[pair.id]}).encode())
+            storage.publish_bytes(
+                str(_row_file(output, pair)), json.dumps(row | {"key": keys[pair.id] + weights}).encode()
+            )
 
     ready: list[Pair] = []
     if config.results is None:
@@ -71,7 +75,13 @@ def result_file(config: Any, pair: Pair) -> Path:
 def failed(pair: Pair, stage: str, error: Any) -> dict[str, Any]:
     """The row of a pair without figures."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return {"id": pair.id, "group": pair.group, "status": "failed", "stage": stage, "reason": text[:500]}
+    return _about(pair) | {"status": "failed", "stage": stage, "reason": text[:500]}
+
+
+def _about(pair: Pair) -> dict[str, Any]:
+    """What a row says of its pair: by the digests two runs can tell that they mean the same files."""
+    told = {"id": pair.id, "group": pair.group}
+    return told | {"portrait_sha256": pair.portrait_sha256, "driving_sha256": pair.driving_sha256}
 
 
 class Animator:
@@ -93,13 +103,13 @@ class Animator:
 
     def animate(self, pair: Pair) -> None:
         """One result, and beside it the key it was made under."""
-        from xnemo.animation import animate
+        from xnemo.animation import stream
         from xnemo.media.images import read_image
         from xnemo.media.video import write_video
 
         pair.check()
         itself = self.config.protocol == "self" or not pair.portrait
-        clip = animate(
+        made = stream(
             self.model,
             first_frame(pair.driving) if itself else read_image(pair.portrait),
             pair.driving,
@@ -110,7 +120,7 @@ class Animator:
             max_frames=self.config.frames_limit,
         )
         path = result_file(self.config, pair)
-        write_video(path, iter(clip.frames), clip.fps, crf=CRF)
+        write_video(path, made.frames, made.fps, crf=CRF)
         storage.publish_bytes(str(path.with_suffix(".json")), json.dumps({"key": self.keys[pair.id]}).encode())
 
 
@@ -125,7 +135,7 @@ class Meter:
         torch.set_num_threads(1)
         self.config, self.networks, self.absent = config, None, ""
         try:
-            self.networks = faces.load_networks(config.weights)
+            self.networks = faces.load_networks(config.weights, metrics_of(config.protocol))
         except weights.NotComputed as error:
             self.absent = str(error)
 
@@ -136,7 +146,7 @@ class Meter:
             path = result_file(self.config, pair)
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing")
-            row = {"id": pair.id, "group": pair.group, "status": "ok", "stage": "", "reason": ""}
+            row = _about(pair) | {"status": "ok", "stage": "", "reason": ""}
             row |= lengths(path, pair, self.config.frames_limit)
             measure = {"self": self.itself, "cross": self.cross, "temporal": self.steady}[self.config.protocol]
             return row | measure(path, pair)
@@ -162,19 +172,21 @@ class Meter:
         """Identity, expression and pose, and the leak."""
         from xnemo.media.images import read_image
         from xnemo.metrics import faces
+        from xnemo.metrics.cross import CrossFigures
 
         if self.networks is None:
             raise ValueError(self.absent)
-        portrait = faces.observe([read_image(pair.portrait)], self.networks)
+        person = next(faces.observe([read_image(pair.portrait)], self.networks)).embedding
+        figures = CrossFigures(None if person is None else person[0])
         limit = self.config.frames_limit
         made = faces.observe(frames(result, limit), self.networks)
-        driver = faces.observe(frames(pair.driving, limit, DRIVER_SIDE), self.networks)
-        count = min(len(made), len(driver))
-        made, driver = made.first(count), driver.first(count)
-        row: dict[str, Any] = {"frames_compared": count} | faces.cross_figures(made, driver, portrait)
-        if made.emotion is not None and driver.emotion is not None:
-            both = made.found & driver.found
-            row["emotion_result"], row["emotion_driver"] = made.emotion[both].tolist(), driver.emotion[both].tolist()
+        driven = faces.observe(frames(pair.driving, limit, DRIVER_SIDE), self.networks)
+        for both in zip(made, driven, strict=False):  # the longer video is cut
+            figures.add(*both)
+        row: dict[str, Any] = {"frames_compared": figures.frames} | figures.figures()
+        if figures.emotions:
+            names = ("emotion_result", "emotion_driver")
+            row |= {name: track.tolist() for name, track in zip(names, figures.emotion_tracks(), strict=True)}
         return row
 
     def steady(self, result: Path, pair: Pair) -> dict[str, Any]:
@@ -250,6 +262,15 @@ def _pair_key(pair: Pair, config: Any, key: str) -> str:
     if config.results and (path := result_file(config, pair)).is_file():
         told += [str(path.stat().st_size), str(path.stat().st_mtime_ns)]
     return hashlib.sha256(" ".join(told).encode()).hexdigest()[:16]
+
+
+def _weights_key(config: Any) -> str:
+    """Of the files that a row is measured with: a file placed later means measuring again, not animating again."""
+    from xnemo.metrics import weights
+
+    metrics = metrics_of(config.protocol)
+    told = [weights.absent(metrics, config.weights), weights.used(metrics, config.weights)]
+    return "-" + hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _row_file(output: Path, pair: Pair) -> Path:

@@ -53,13 +53,13 @@ def metrics() -> None:
 
     people, (motion, placement) = random_identities(range(8)), random_motion(0, 8)
     frames = render(people, motion, placement, 256).permute(0, 2, 3, 1).contiguous().numpy()
-    networks = faces.load_networks()
+    networks = faces.load_networks(metrics=())
     show("L1, PSNR, SSIM at 256 px, frames/s", 8, lambda: faces.frame_figures(frames, frames[::-1], None))
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
     lpips, arcface, emonet = Lpips().eval(), ArcFace().eval(), EmoNet().eval()
     with torch.no_grad():
         show("LPIPS (AlexNet) at 256 px, frames/s", 8, lambda: lpips(pixels, pixels.flip(0)))
-    show("face, mesh and head pose at 256 px, frames/s", 8, lambda: faces.observe(frames, networks))
+    show("face, mesh and head pose at 256 px, frames/s", 8, lambda: list(faces.observe(frames, networks)))
     show("ArcFace R100, frames/s", 8, lambda: arcface.embed(frames[:, :112, :112]))
     show("EmoNet, frames/s", 8, lambda: emonet.read(frames))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.evaluation.drawn import TRACKS
-from pipelines.report import PARAMETERS, aggregate, chosen, pooled_r, write
+from pipelines.report import PARAMETERS, aggregate, chosen, emotion, pooled_r, steadiness, write
 
 
 def _row(clip, driver, result):
@@ -67,4 +67,11 @@ def test_the_report_shows_the_worst_clip_beside_the_best(tmp_path):
     assert "v0.mp4" in text
     assert "v2.mp4" in text
     assert (tmp_path / "artifacts/report.html").read_text().count("data:video/mp4;base64,") == 3
+    for row in rows:
+        row["single"] = {name: 3 * np.asarray(row["result"][name]) for name in TRACKS}
+    calm = steadiness(rows)["jaw"]
+    assert calm["single"] == pytest.approx(3 * calm["result"])
+    told = emotion([row | {"driver_measured": row["driver"]} for row in rows])
+    assert told["ceiling"]["mean"] == pytest.approx(1)
+    assert told["result"]["mean"] < 0.9
     assert set(json.loads((tmp_path / "artifacts/summary.json").read_text())) == set(PARAMETERS)

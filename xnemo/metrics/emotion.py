@@ -48,6 +48,27 @@ def pooled(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     return emo_sim(np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))
 
 
+def pooled_draws(pairs: Sequence[tuple[np.ndarray, np.ndarray]], counts: np.ndarray) -> np.ndarray:
+    """`pooled` [D] for each row of counts [D, videos] (`intervals.resamples`): how often a video is in the sample.
+
+    A sum of moments per video is enough for both correlations, so that no frame is looked at twice.
+    """
+    sums = counts @ np.stack([_moments(a, b).ravel() for a, b in pairs])
+    n, a, b, aa, bb, ab = np.moveaxis(sums.reshape(len(counts), 6, 2), 1, 0)
+    mean_a, mean_b = a / n, b / n
+    var_a, var_b, cov = aa / n - mean_a**2, bb / n - mean_b**2, ab / n - mean_a * mean_b
+    with np.errstate(invalid="ignore", divide="ignore"):
+        concordance = 2 * cov / (var_a + var_b + (mean_a - mean_b) ** 2)
+        correlation = cov / np.sqrt(var_a * var_b)
+    return np.stack([concordance, correlation]).mean((0, 2))
+
+
+def _moments(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[6, 2]: per series the number of frames and the sums of a, b, a², b² and a b."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    return np.stack([np.full(2, len(a), float), a.sum(0), b.sum(0), (a * a).sum(0), (b * b).sum(0), (a * b).sum(0)])
+
+
 def lively(driver: np.ndarray) -> bool:
     """Whether a driver [F, 2] moves enough for a figure of its own."""
     return bool(len(driver) > 1 and (driver.std(0) > LIVELY).all())
@@ -114,7 +135,7 @@ class EmoNet(nn.Module):
 
 def load_emonet(given: Mapping[str, str] | None = None) -> EmoNet:
     """The network with published weights. Raises `weights.NotComputed` where the file is absent."""
-    path = weights.find("emonet", given)
+    path = weights.checked("emonet", given)
     found = weights.tensors(path)
     last = found.get("emo_fc_2.3.weight")
     network = EmoNet(8 if last is None else len(last) - 2)

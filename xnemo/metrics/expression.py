@@ -176,8 +176,10 @@ class BlendshapeReader:
 
 def load_blendshapes(given: Mapping[str, str] | None = None) -> BlendshapeReader:
     """Both networks with published weights. Raises `weights.NotComputed` where a file is absent."""
-    path, iris = weights.find("blendshapes", given), weights.find("iris", given)
-    weights.digest(iris, "iris")
+    names = ("blendshapes", "iris")
+    for name in names:
+        weights.find(name, given)  # an absent file is told before any is opened
+    path, iris = (weights.checked(name, given) for name in names)
     network = Blendshapes()
     weights.fill(network, weights.tensors(path), str(path))
     return BlendshapeReader(network, IrisNet(iris))

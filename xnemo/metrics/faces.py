@@ -1,8 +1,9 @@
-"""What is seen of the face in every frame of a video, frame by frame: only small arrays are kept."""
+"""What is seen of the face in every frame of a video: frames come one by one, what was seen goes on in batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +21,14 @@ MIN_PRESENCE = 0.5  # MediaPipe's own default: a generated face must not be aske
 ENLARGED = 192  # the networks want faces of some size; smaller pictures are enlarged before they look
 
 
+Look = tuple[dict[str, np.ndarray], np.ndarray]
+"""What the mesh says of a frame's largest face, {} without one; and the picture it was looked for in."""
+
+
 @dataclass(frozen=True)
 class Faces:
-    """Per frame of one video. found [F]; the others hold nan rows where no face was found, and are None where the
-    network is absent: angles [F, 3] degrees, shape [F, 468, 3] cm, blendshapes [F, 51], emotion [F, 2]. embedding
+    """Per frame of a part of a video. found [F]; the others hold nan rows where no face was found, and are None where
+    the network is absent: angles [F, 3] degrees, shape [F, 468, 3] cm, blendshapes [F, 51], emotion [F, 2]. embedding
     [F, 512] is of a central crop where no face was found."""
 
     found: np.ndarray
@@ -55,8 +60,9 @@ class Networks:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def load_networks(given: Mapping[str, str] | None = None) -> Networks:
-    """Load what is there. Raises NotComputed if the face detector's own files are absent: nothing works without."""
+def load_networks(given: Mapping[str, str] | None = None, metrics: Container[str] | None = None) -> Networks:
+    """Load what is there and what these metrics need (None: everything). Raises NotComputed if the face detector's own
+    files are absent, since nothing works without, and XNeMoError for a file that is damaged or another network's."""
     place = models_folder()
     if not all((place / name).is_file() for name in (BLAZE_FILE, MESH_FILE)):
         raise NotComputed(f"not computed: run `python -m xnemo.media.face_models`; face models are missing in {place}")
@@ -70,33 +76,29 @@ def load_networks(given: Mapping[str, str] | None = None) -> Networks:
     }
     for metric, load in loads.items():
         try:
-            load()
+            if metrics is None or metric in metrics:
+                load()
         except NotComputed as absent:
             networks.missing[metric] = str(absent)
     return networks
 
 
-def observe(frames: Iterable[np.ndarray], networks: Networks) -> Faces:
-    """Look at frames uint8 [H, W, 3] as they come; a frame without a face is a row of nan."""
-    rows: list[dict[str, np.ndarray]] = []
-    crops: dict[str, list[np.ndarray]] = {"embedding": [], "emotion": []}
-    read: dict[str, list[np.ndarray]] = {"embedding": [], "emotion": []}
-    for frame in frames:
-        row, picture = look(frame, networks)
-        rows.append(row)
-        if networks.arcface is not None:
-            mesh = row.get("mesh")
-            five = None if mesh is None else identity.five_points(mesh)
-            crops["embedding"].append(identity.centre(picture) if five is None else identity.align(picture, five))
-        if networks.emonet is not None and "box" in row:
-            crops["emotion"].append(emotion_crop(picture, row["box"]))
-        row.pop("mesh", None)
-        _flush(crops, read, networks, BATCH)
-    _flush(crops, read, networks, 1)
-    return _gather(rows, read, networks)
+def observe(frames: Iterable[np.ndarray], networks: Networks) -> Iterator[Faces]:
+    """What is seen in frames uint8 [H, W, 3], handed on for every BATCH of them (the last may be smaller)."""
+    ahead = iter(frames)
+    while batch := list(itertools.islice(ahead, BATCH)):
+        looks = [look(frame, networks) for frame in batch]
+        yield Faces(
+            found=np.array(["box" in row for row, _ in looks]),
+            angles=_column(looks, "angles", 3),
+            shape=_column(looks, "shape", 468, 3),
+            blendshapes=_column(looks, "blendshapes", 51) if networks.blendshapes else None,
+            emotion=_emotion(looks, networks.emonet) if networks.emonet else None,
+            embedding=networks.arcface.embed(np.stack([_face(*each) for each in looks])) if networks.arcface else None,
+        )
 
 
-def look(frame: np.ndarray, networks: Networks) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def look(frame: np.ndarray, networks: Networks) -> Look:
     """What the mesh says of the largest face, {} without one; and the picture it was looked for in."""
     scale = ENLARGED / min(frame.shape[:2])
     if scale > 1:
@@ -123,61 +125,21 @@ def emotion_crop(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     return cut(picture[None], square(box[None].astype(np.float64), emotion.CROP), emotion.SIDE)[0]
 
 
-def _flush(
-    crops: dict[str, list[np.ndarray]], read: dict[str, list[np.ndarray]], networks: Networks, least: int
-) -> None:
-    for name, waiting in crops.items():
-        if len(waiting) >= least:
-            network = networks.arcface.embed if name == "embedding" else networks.emonet.read  # type: ignore[union-attr]
-            read[name].append(network(np.stack(waiting)))
-            waiting.clear()
+def _face(row: Mapping[str, np.ndarray], picture: np.ndarray) -> np.ndarray:
+    """ArcFace's crop, or the middle of the picture where there is no face."""
+    return identity.align(picture, identity.five_points(row["mesh"])) if row else identity.centre(picture)
 
 
-def _gather(rows: list[dict[str, np.ndarray]], read: dict[str, list[np.ndarray]], networks: Networks) -> Faces:
-    found = np.array(["box" in row for row in rows], dtype=bool)
-
-    def column(name: str, *size: int) -> np.ndarray:
-        blank = np.full(size, np.nan)
-        return np.array([row.get(name, blank) for row in rows], np.float32).reshape(len(rows), *size)
-
-    emotions = None
-    if networks.emonet is not None:
-        emotions = np.full((len(rows), 2), np.nan)
-        if found.any():
-            emotions[found] = np.concatenate(read["emotion"])
-    return Faces(
-        found=found,
-        angles=column("angles", 3),
-        shape=column("shape", 468, 3),
-        blendshapes=column("blendshapes", 51) if networks.blendshapes is not None else None,
-        emotion=emotions,
-        embedding=np.concatenate(read["embedding"]) if networks.arcface is not None and len(rows) else None,
-    )
+def _emotion(looks: Sequence[Look], network: emotion.EmoNet) -> np.ndarray:
+    read, crops = np.full((len(looks), 2), np.nan), [emotion_crop(picture, row["box"]) for row, picture in looks if row]
+    if crops:
+        read[[bool(row) for row, _ in looks]] = network.read(np.stack(crops))
+    return read
 
 
-def cross_figures(result: Faces, driver: Faces, portrait: Faces) -> dict[str, float]:
-    """Table 1's right half for one video, from equally long series: what has no network is left out.
-
-    Frames without a face in either video are skipped and counted. id_sim: to the portrait. id_leak: to the driver
-    of the same frame; id_between: portrait to driver, what the leak has to be read against.
-    """
-    both = result.found & driver.found
-    figures = {"detected_result": float(result.found.mean()), "detected_driver": float(driver.found.mean())}
-    figures["skipped_frames"] = float((~both).sum())
-    if result.embedding is not None and driver.embedding is not None and portrait.embedding is not None:
-        person = portrait.embedding[0]
-        figures["id_sim"] = float(identity.id_sim(result.embedding, person).mean())
-        pairs = zip(result.embedding, driver.embedding, strict=True)
-        figures["id_leak"] = float(np.mean([identity.id_sim(a[None], b)[0] for a, b in pairs]))
-        figures["id_between"] = float(identity.id_sim(driver.embedding, person).mean())
-    if both.any():
-        figures["apd"] = float(expression.apd(result.angles[both], driver.angles[both]).mean())
-        figures["aed_mesh"] = float(expression.aed_mesh(result.shape[both], driver.shape[both]).mean())
-        if result.blendshapes is not None and driver.blendshapes is not None:
-            figures["aed"] = float(expression.aed(result.blendshapes[both], driver.blendshapes[both]).mean())
-        if result.emotion is not None and driver.emotion is not None and emotion.lively(driver.emotion[both]):
-            figures["emo_sim"] = emotion.emo_sim(result.emotion[both], driver.emotion[both])
-    return figures
+def _column(looks: Sequence[Look], name: str, *size: int) -> np.ndarray:
+    blank = np.full(size, np.nan)
+    return np.array([row.get(name, blank) for row, _ in looks], np.float32).reshape(len(looks), *size)
 
 
 @torch.no_grad()

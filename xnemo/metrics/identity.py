@@ -57,8 +57,13 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def id_sim(embeddings: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Cosines [N] of embeddings [N, D] with one reference [D]: 1 the same face, about 0 two strangers."""
-    length = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(reference)
-    return (embeddings @ reference) / np.maximum(length, 1e-12)
+    return cosines(embeddings, reference[None])
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row by row [N] of two arrays [N, D], or of one with the other's only row."""
+    length = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(1) / np.maximum(length, 1e-12)
 
 
 class Block(nn.Module):
@@ -107,7 +112,7 @@ class ArcFace(nn.Module):
 
 def load_arcface(given: Mapping[str, str] | None = None) -> ArcFace:
     """The network with published weights (its depth is told by the file). Raises `weights.NotComputed` if absent."""
-    path = weights.find("arcface", given)
+    path = weights.checked("arcface", given)
     found = weights.tensors(path)
     blocks = [len({n.split(".")[1] for n in found if n.startswith(f"layer{number}.")}) for number in range(1, 5)]
     if 0 in blocks:

@@ -33,6 +33,24 @@ def mean(values: Sequence[float], seed: int = 0) -> Interval:
     return Interval(float(kept.mean()), float(low), float(high), len(kept))
 
 
+def resamples(count: int, draws: int, seed: int = 0) -> np.ndarray:
+    """How often each of `count` videos is in a bootstrap sample: [1 + draws, count], the sample itself first.
+
+    Models that were shown the same videos are resampled by the same counts: that makes their differences paired.
+    """
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
+    return np.concatenate([np.ones((1, count)), drawn])
+
+
+def of_draws(draws: np.ndarray, count: int) -> Interval:
+    """The interval of a statistic whose value is draws[0] and whose bootstrap samples are the others."""
+    kept = draws[1:][np.isfinite(draws[1:])]
+    if not len(kept) or not np.isfinite(draws[0]):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    low, high = np.quantile(kept, [0.025, 0.975])
+    return Interval(float(draws[0]), float(low), float(high), count)
+
+
 def difference(a: dict[str, float], b: dict[str, float], seed: int = 0) -> Interval:
     """The paired difference b - a over the videos (by id) that both have a figure for."""
     return mean([b[key] - a[key] for key in sorted(a.keys() & b.keys()) if _both(a[key], b[key])], seed)

@@ -40,23 +40,20 @@ def ssim(result: Tensor, truth: Tensor) -> Tensor:
     _same(result, truth)
     if min(result.shape[-2:]) < SSIM_WINDOW:
         raise XNeMoError(f"SSIM needs pictures of at least {SSIM_WINDOW} pixels a side, not {list(result.shape)}")
-    x, y = result.double(), truth.double()
-    places = torch.arange(SSIM_WINDOW, dtype=torch.float64, device=x.device) - SSIM_WINDOW // 2
+    x, y = result.float() - 0.5, truth.float() - 0.5  # about the middle, single precision is enough for the variances
+    places = torch.arange(SSIM_WINDOW, dtype=torch.float32, device=x.device) - SSIM_WINDOW // 2
     window = torch.exp(-0.5 * (places / SSIM_SIGMA) ** 2)
     window /= window.sum()
-    channels = x.shape[1]
-
-    def local_mean(image: Tensor) -> Tensor:
-        rows = F.conv2d(image, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-        return F.conv2d(rows, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-
-    mean_x, mean_y = local_mean(x), local_mean(y)
-    variance_x, variance_y = local_mean(x * x) - mean_x**2, local_mean(y * y) - mean_y**2
-    covariance = local_mean(x * y) - mean_x * mean_y
+    maps = torch.cat([x, y, x * x, y * y, x * y], 1)
+    row = window.view(1, 1, 1, -1).expand(maps.shape[1], 1, 1, -1)
+    maps = F.conv2d(F.conv2d(maps, row, groups=len(row)), row.transpose(2, 3), groups=len(row))
+    mean_x, mean_y, xx, yy, xy = maps.chunk(5, 1)
+    variance_x, variance_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
     c1, c2 = 0.01**2, 0.03**2
     likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     likeness = likeness / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
-    return likeness.flatten(1).mean(1).float()
+    return likeness.flatten(1).mean(1)
 
 
 class Lpips(nn.Module):
@@ -94,8 +91,10 @@ class Lpips(nn.Module):
 
 def load_lpips(given: Mapping[str, str] | None = None, backbone: Backbone = "alexnet") -> Lpips:
     """The network with published weights. Raises `weights.NotComputed` where a file is absent."""
-    trunk, heads = weights.find(backbone, given), weights.find(f"lpips_{backbone}", given)
-    weights.digest(trunk, backbone)
+    names = (backbone, f"lpips_{backbone}")
+    for name in names:
+        weights.find(name, given)  # an absent file is told before any is opened
+    trunk, heads = (weights.checked(name, given) for name in names)
     return fill_lpips(Lpips(backbone), weights.tensors(trunk), weights.tensors(heads), str(trunk))
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xnemo.metrics.intervals import resamples
+
 DRAWS = 1000
-RIDGE = 1e-2  # share of the features' mean variance
+PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)  # of ridge regression, in units of a feature's variance
 
 
 @dataclass(frozen=True)
@@ -29,28 +31,45 @@ class Coefficients:
 
 def coefficients(measured: np.ndarray, first: np.ndarray, second: np.ndarray, seed: int = 0) -> Coefficients:
     """Least squares of measured [N] on first [N] (alpha), second [N] (beta) and a constant."""
-    x = np.stack([first, second, np.ones_like(first)], 1)
-    squares, products = np.einsum("ni,nj->nij", x, x), x * measured[:, None]
-    drawn = np.random.default_rng(seed).multinomial(len(x), np.full(len(x), 1 / len(x)), DRAWS)  # [D, N] counts
-    counts = np.concatenate([np.ones((1, len(x))), drawn])
-    a, b = np.einsum("dn,nij->dij", counts, squares), counts @ products
-    fits = np.linalg.solve(a + 1e-9 * np.eye(3), b[..., None])[..., 0]
+    fits = slopes(measured, np.stack([first, second], 1), resamples(len(measured), DRAWS, seed))
     low, high = np.quantile(fits[1:], [0.025, 0.975], axis=0)
     return Coefficients(*(float(v) for i in range(2) for v in (fits[0, i], low[i], high[i])))
+
+
+def slopes(measured: np.ndarray, on: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Least squares of measured [N] on columns [N, K] and a constant: slopes [D, K], one row for each row of counts
+    [D, N] (`intervals.resamples`), which say how often a pair is in the sample."""
+    x = np.column_stack([on, np.ones(len(on))])
+    size = x.shape[1]
+    squares, products = (x[:, :, None] * x[:, None]).reshape(len(x), -1), x * measured[:, None]
+    a, b = (counts @ squares).reshape(-1, size, size), counts @ products
+    return np.linalg.solve(a + 1e-9 * np.eye(size), b[..., None])[:, :-1, 0]
 
 
 def ridge_r2(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """R² [P] of targets [N, P] read off features [N, D] by ridge regression, fitted on even rows, told on odd ones.
 
-    nan for a target that is the same in all odd rows.
+    Features are brought to unit variance; the penalty is the one of PENALTIES that reads half of the even rows best
+    from the other half. nan for a target that is the same in all odd rows.
     """
-    x, y = features - features[::2].mean(0), targets - targets[::2].mean(0)
-    a, b = x[::2], y[::2]
-    penalty = RIDGE * np.trace(a.T @ a) / a.shape[1]
-    weights = np.linalg.solve(a.T @ a + penalty * np.eye(a.shape[1]), a.T @ b)
+    spread = features[::2].std(0)
+    x = (features - features[::2].mean(0)) / np.where(spread > 1e-12, spread, 1.0)
+    y = targets - targets[::2].mean(0)
+    known, told, halves = x[::2], y[::2], len(x[::2]) // 2
+    scale = np.maximum(told.std(0), 1e-9)
+
+    def miss(penalty: float) -> float:
+        read = known[halves:] @ _ridge(known[:halves], told[:halves], penalty)
+        return float((((told[halves:] - read) / scale) ** 2).mean())
+
+    weights = _ridge(known, told, min(PENALTIES, key=miss))
     left = ((y[1::2] - x[1::2] @ weights) ** 2).sum(0)
-    spread = ((y[1::2] - y[1::2].mean(0)) ** 2).sum(0)
-    return np.where(spread > 1e-9, 1 - left / np.maximum(spread, 1e-9), np.nan)
+    varied = ((y[1::2] - y[1::2].mean(0)) ** 2).sum(0)
+    return np.where(varied > 1e-9, 1 - left / np.maximum(varied, 1e-9), np.nan)
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
+    return np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y)
 
 
 def invariance(codes: np.ndarray) -> float:
@@ -78,11 +97,6 @@ def retrieval(codes: np.ndarray) -> float:
         distance = np.linalg.norm(codes[:, motion][:, None] - means, axis=-1)
         right += int((distance.argmin(1) == np.arange(people)).sum())
     return right / (people * motions)
-
-
-def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row by row [N] of two arrays [N, D]."""
-    return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
 
 
 def emotion(tracks: dict[str, Sequence[float]]) -> np.ndarray:

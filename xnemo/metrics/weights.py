@@ -1,8 +1,8 @@
 """The networks that metrics need and we do not ship: which file, under what licence, and where it has to lie.
 
-A file is taken from what the user names (a path, or owner/repository/file of Hugging Face), else from the folder
-`XNEMO_METRIC_WEIGHTS`, else from `<venv>/share/xnemo/metric-weights`. Where it is absent the metric is not computed
-and says so; nothing stands in for it.
+A file is taken from what the user names (a path, or owner/repository/file of Hugging Face, each with `#` and a sha256
+or its beginning, if it shall be that file and no other), else from the folder `XNEMO_METRIC_WEIGHTS`, else from
+`<venv>/share/xnemo/metric-weights`. Where it is absent the metric is not computed and says so; nothing stands in.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,11 @@ FILES = {
     ),
     "iris": WeightFile("iris_landmark.tflite", "iris landmarks of mediapipe 0.10.21", "Apache-2.0", "d1744d2a09c25f50"),
 }
+NEEDS = {
+    "lpips": ("alexnet", "lpips_alexnet"), "lpips_vgg": ("vgg16", "lpips_vgg16"), "id_sim": ("arcface",),
+    "id_leak": ("arcface",), "id_between": ("arcface",), "aed": ("blendshapes", "iris"), "emo_sim": ("emonet",),
+}  # fmt: skip
+"""Metric to its files; a metric that is not named needs none of these."""
 
 
 class NotComputed(XNeMoError):
@@ -61,20 +66,50 @@ def find(name: str, given: Mapping[str, str] | None = None) -> Path:
     if named := given.get(name):
         from xnemo.pretrained import locate_file
 
-        return locate_file(named)
+        return locate_file(named.partition("#")[0])
     path = folder() / weight.file
     if not path.is_file():
         raise NotComputed(f"not computed: place {weight.file} ({weight.holds}; {weight.licence}) at {path}")
     return path
 
 
-def digest(path: Path, name: str) -> str:
-    """sha256 of the file; raises XNeMoError where its publisher states another."""
+def checked(name: str, given: Mapping[str, str] | None = None) -> Path:
+    """`find`, and the file is the one that its publisher or the user says it is. Raises XNeMoError where it is not."""
+    path, (_, _, pinned) = find(name, given), (given or {}).get(name, "").partition("#")
+    found = digest(path)
+    for wanted, whose in ((FILES[name].sha256, "published"), (pinned.lower(), "named")):
+        if not found.startswith(wanted):
+            raise XNeMoError(f"{path}: sha256 {found[:16]}… is not the {whose} {wanted[:16]}…: download it again")
+    return path
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(FILES[name].sha256):
-        raise XNeMoError(f"{path}: sha256 {found[:16]}… is not the published {FILES[name].sha256}…: download it again")
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def absent(metrics: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Of these metrics, those whose files are not there, each with the sentence that says what to place where."""
+    found: dict[str, str] = {}
+    for metric in metrics:
+        for name in NEEDS.get(metric, ()):
+            try:
+                find(name, given)
+            except NotComputed as missing:
+                found.setdefault(metric, str(missing))
     return found
+
+
+def used(metrics: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, dict[str, str]]:
+    """The files that these metrics are computed with, by name: where each lies, its licence and its sha256."""
+    metrics = list(metrics)
+    missing = absent(metrics, given)
+    names = dict.fromkeys(n for metric in metrics if metric not in missing for n in NEEDS.get(metric, ()))
+    return {
+        name: {"file": str(path := find(name, given)), "licence": FILES[name].licence, "sha256": digest(path)}
+        for name in names
+    }
 
 
 def tensors(path: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from xnemo.animate import guide, initial_latents
 from xnemo.batch import to_unit
 from xnemo.denoiser import Conditions
 from xnemo.draw import Draw
+from xnemo.motion_encoder import REST
 from xnemo.schedule import Schedule
 from xnemo.synthetic.geometry import HEAD_Y, MOTION
 from xnemo.synthetic.identity import random_identities
@@ -71,21 +72,21 @@ def draw_pairs(first: int, count: int, image_size: int, face_size: int, seed: in
         (torch.cat([m for m, _ in row]), torch.cat([p for _, p in row])) for row in rows
     )
     place_a = PORTRAIT_ROAMS * place_a  # so that the square around it stays in the picture
-    place_t, still = place_a + TARGET_ROAMS * place_b, torch.zeros_like(place_a)
+    place_t, middle = place_a + TARGET_ROAMS * place_b, torch.zeros_like(place_a)
     portrait, truth = render(people[0], motion_a, place_a, SIDE), render(people[0], motion_b, place_t, SIDE)
-    driver, swapped = render(people[1], motion_b, still, SIDE), render(people[2], motion_b, still, SIDE)
+    driver, swapped = render(people[1], motion_b, middle, SIDE), render(people[2], motion_b, middle, SIDE)
     box, target_box = face_boxes(people[0], motion_a, place_a, SIDE), face_boxes(people[0], motion_b, place_t, SIDE)
     squares = crops.square(box, crops.REFERENCE_SCALE)
 
     def face(pictures: Tensor, who: Tensor, motion: Tensor, place: Tensor) -> Tensor:
-        return _cut(pictures, crops.square(face_boxes(who, motion, place, SIDE)), face_size)
+        return cut(pictures, crops.square(face_boxes(who, motion, place, SIDE)), face_size)
 
     return CrossPairs(
-        reference=_cut(portrait, squares, image_size),
-        truth=_cut(truth, squares, image_size),
+        reference=cut(portrait, squares, image_size),
+        truth=cut(truth, squares, image_size),
         driver=driver,
-        faces=face(driver, people[1], motion_b, still),
-        swapped=face(swapped, people[2], motion_b, still),
+        faces=face(driver, people[1], motion_b, middle),
+        swapped=face(swapped, people[2], motion_b, middle),
         own=face(portrait, people[0], motion_a, place_a),
         f_rts=crops.f_rts(target_box, box).float(),
         squares=squares,
@@ -98,25 +99,42 @@ def draw_pairs(first: int, count: int, image_size: int, face_size: int, seed: in
 
 
 @torch.no_grad()
-def conditions(model: XNeMo, pairs: CrossPairs, faces: Tensor, f_rts: Tensor) -> tuple[Tensor, Conditions, Conditions]:
-    """Reference latents [N, C, h, w] and the two guidance branches for driving faces uint8 [N, 3, M, M] and f_rts."""
+def conditions(model: XNeMo, pairs: CrossPairs, code: Tensor, f_rts: Tensor) -> tuple[Tensor, Conditions, Conditions]:
+    """Reference latents [N, C, h, w] and the two guidance branches for motion codes f_mot [N, D] and f_rts [N, 3]."""
     like = model.denoiser.conv_in.weight
     image = to_unit(pairs.reference).to(like)
     latents, context = model.codec.encode(image), model.context(image)
-    still = torch.tensor([[0.0, 0.0, 1.0]]).to(like).expand(len(faces), -1)
-    motion = model.motion_encoder(to_unit(faces).to(like), f_rts.to(like))[:, None]
-    null = model.motion_encoder(to_unit(pairs.own).to(like), still)[:, None]
+    motion = model.motion_encoder.fuse(code, f_rts.to(like))[:, None]
+    null = model.motion_encoder.fuse(code_of(model, pairs.own), still(pairs).to(like))[:, None]
     cond = model.denoiser.prepare(context, motion, model.reference_net(latents, context))
-    return latents, cond, model.denoiser.prepare(model.null_context(len(faces)), null)
+    return latents, cond, model.denoiser.prepare(model.null_context(len(pairs)), null)
+
+
+def still(pairs: CrossPairs) -> Tensor:
+    """The f_rts [N, 3] that leaves every head where the portrait has it."""
+    return torch.tensor(REST).expand(len(pairs), -1)
 
 
 @torch.no_grad()
+def code_of(model: XNeMo, faces: Tensor) -> Tensor:
+    """f_mot [N, D] of face crops uint8 [N, 3, M, M]."""
+    return model.motion_encoder.encode(to_unit(faces).to(model.denoiser.conv_in.weight))
+
+
 def animate_pairs(
     model: XNeMo, pairs: CrossPairs, faces: Tensor, f_rts: Tensor, steps: int, guidance_scale: float
 ) -> Tensor:
+    """Results uint8 [N, 3, S, S] of driving faces uint8 [N, 3, M, M] placed as f_rts [N, 3] says."""
+    return animate_codes(model, pairs, code_of(model, faces), f_rts, steps, guidance_scale)
+
+
+@torch.no_grad()
+def animate_codes(
+    model: XNeMo, pairs: CrossPairs, code: Tensor, f_rts: Tensor, steps: int, guidance_scale: float
+) -> Tensor:
     """Results uint8 [N, 3, S, S]: sampling as for clips, with one frame each; noise depends on the pair's number."""
     schedule = Schedule(model.config.schedule)
-    reference, cond, uncond = conditions(model, pairs, faces, f_rts)
+    reference, cond, uncond = conditions(model, pairs, code, f_rts)
     noise = Draw(0, pairs.ids).normal("noise", reference.shape[1], 1, *reference.shape[2:]).to(reference)
     times = schedule.ddim_timesteps(steps)
     latents = initial_latents(schedule, reference, noise, times[0])
@@ -126,7 +144,7 @@ def animate_pairs(
             prediction = guide(prediction, model.denoiser.denoise(latents, t, uncond), guidance_scale)
         latents = schedule.ddim_step(prediction, t, t_prev, latents)
     images = model.codec.decode(latents[:, :, 0])
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
 
 
 @torch.no_grad()
@@ -141,29 +159,36 @@ def loss_gaps(model: XNeMo, pairs: CrossPairs, times: tuple[int, ...]) -> dict[s
     clean = model.codec.encode(to_unit(pairs.truth).to(like))[:, :, None]
     noise = Draw(1, pairs.ids).normal("noise", *clean.shape[1:]).to(like)
     other = torch.roll(torch.arange(len(pairs)), 1)
-    _, true, _ = conditions(model, pairs, pairs.faces, pairs.f_rts)
-    _, motion, _ = conditions(model, pairs, pairs.faces[other], pairs.f_rts)
-    _, swap, _ = conditions(model, pairs, pairs.swapped, pairs.f_rts)
+    code = code_of(model, pairs.faces)
+    _, true, _ = conditions(model, pairs, code, pairs.f_rts)
+    _, motion, _ = conditions(model, pairs, code[other], pairs.f_rts)
+    _, swap, _ = conditions(model, pairs, code_of(model, pairs.swapped), pairs.f_rts)
     stranger = {name: (keys[other], values[other]) for name, (keys, values) in true.reference.items()}
     identity = Conditions({name: token[other] for name, token in true.image.items()}, stranger, true.motion)
 
     def loss(told: Conditions, t: int) -> np.ndarray:
         noisy, target = schedule.add_noise(clean, noise, t), schedule.target(clean, noise, t)
         error = (model.denoiser.denoise(noisy, t, told).float() - target.float()).square()
-        return error.flatten(1).mean(1).double().numpy()
+        return error.flatten(1).mean(1).double().cpu().numpy()
 
     base = np.stack([loss(true, t) for t in times], 1)
     told = {"motion": motion, "swap": swap, "identity": identity}
     return {name: np.stack([loss(each, t) for t in times], 1) - base for name, each in told.items()}
 
 
-@torch.no_grad()
-def codes(model: XNeMo, pictures: Tensor, boxes: Tensor, batch: int = 64) -> np.ndarray:
-    """f_mot float64 [N, D] of whole pictures uint8 [N, 3, H, W] with their face boxes [N, 4]."""
-    faces = _cut(pictures, crops.square(boxes), model.config.motion_encoder.image_size)
-    like = model.denoiser.conv_in.weight
-    parts = [model.motion_encoder.encode(to_unit(part).to(like)).double() for part in faces.split(batch)]
-    return torch.cat(parts).numpy()
+def codes(model: XNeMo, faces: Tensor, batch: int = 64) -> np.ndarray:
+    """f_mot float64 [N, D] of face crops uint8 [N, 3, M, M]."""
+    return torch.cat([code_of(model, part).double().cpu() for part in faces.split(batch)]).numpy()
+
+
+def f_rts_of(pairs: CrossPairs, motion: np.ndarray) -> np.ndarray:
+    """The f_rts [N, 3] that motions and placements [N, 16] (NAMES) amount to: the boxes that the portraits' heads
+    would have, against the portraits' own. What `placed` measured is held against what was commanded by it."""
+    moved = torch.from_numpy(motion).float()
+    count = len(MOTION)
+    box = face_boxes(pairs.portrait_identity, moved[:, :count], moved[:, count:], SIDE)
+    own = pairs.portrait_motion
+    return crops.f_rts(box, face_boxes(pairs.portrait_identity, own[:, :count], own[:, count:], SIDE)).double().numpy()
 
 
 def placed(pictures: Tensor, squares: Tensor) -> np.ndarray:
@@ -188,7 +213,7 @@ def bordered(pictures: Tensor) -> Tensor:
     return F.pad(pictures.float(), (pad,) * 4, mode="replicate").byte()
 
 
-def _cut(pictures: Tensor, squares: Tensor, size: int) -> Tensor:
+def cut(pictures: Tensor, squares: Tensor, size: int) -> Tensor:
     """Squares [N, 4] out of uint8 [N, 3, H, W], resized, edges repeated outside: uint8 [N, 3, size, size]."""
     shrink = float((squares[:, 2] - squares[:, 0]).median()) / size
     cut = crops.face_crop(pictures.float(), squares.float(), size, padding="border", supersample=max(1, round(shrink)))

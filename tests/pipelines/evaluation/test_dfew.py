@@ -1,8 +1,10 @@
 """The DFEW subset: votes, lengths and faces decide, quotas are told, and a copy that lacks something says what."""
 
+import shutil
+
 import pytest
 
-from pipelines.evaluation import dfew
+from pipelines.evaluation import dfew, pairs
 from xnemo.metrics.weights import NotComputed
 from xnemo.synthetic.clips import write_clip
 from xnemo_platform.errors import PlatformError
@@ -40,6 +42,33 @@ def test_only_what_the_protocol_admits_is_taken(copy, monkeypatch):
     assert about["rank"] == "seed"
     monkeypatch.setattr(dfew, "MIN_FACE", 150)
     assert dfew.subset(copy, rank="seed")[1]["dropped"]["face"] == 1
+
+
+def test_two_people_with_the_same_copy_get_the_same_manifest(copy, monkeypatch, tmp_path):
+    monkeypatch.setattr(dfew, "MIN_FACE", 40)
+    texts = []
+    for who in ("one", "two"):
+        theirs = shutil.copytree(copy, tmp_path / who)
+        found, about = dfew.subset(theirs, seed=3, rank="seed")
+        pairs.write(theirs / "dfew.json", found, about | {"protocol": "self"})
+        texts.append((theirs / "dfew.json").read_text())
+    assert texts[0] == texts[1]
+    assert "dfew-00001" in texts[0]
+    assert dfew.subset(copy, seed=4, rank="seed")[1]["seed"] == 4
+
+
+@pytest.mark.slow
+def test_clips_are_ranked_by_how_much_emonet_sees_them_change(copy, monkeypatch, tmp_path):
+    import torch
+
+    from xnemo.metrics.emotion import EmoNet
+
+    torch.manual_seed(0)
+    torch.save(EmoNet().state_dict(), tmp_path / "emonet_8.pth")
+    monkeypatch.setattr(dfew, "MIN_FACE", 40)
+    found, about = dfew.subset(copy, weights={"emonet": str(tmp_path / "emonet_8.pth")})
+    assert [pair.id for pair in found] == ["dfew-00001"]
+    assert about["rank"] == "emonet"
 
 
 def test_without_emonet_it_says_what_to_place(copy, monkeypatch, tmp_path):

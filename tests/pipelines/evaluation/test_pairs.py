@@ -64,7 +64,11 @@ def test_a_file_that_changed_or_went_is_told(media):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"pairs": []}', '{"pairs": [{"id": "a"}]}',
-                                  '{"pairs": [{"id": "../a", "portrait": "", "driving": "x"}]}'])  # fmt: skip
+                                  '{"pairs": [{"id": "../a", "portrait": "", "driving": "x"}]}',
+                                  '{"pairs": [{"id": 5, "portrait": "", "driving": "x"}]}',
+                                  '{"pairs": [{"id": "a", "portrait": null, "driving": ["x"]}]}',
+                                  '{"pairs": [{"id": "a", "portrait": "", "driving": ""}]}',
+                                  '{"pairs": {"id": "a"}}', '{"pairs": 7}', '{"pairs": ["a"]}'])  # fmt: skip
 def test_what_is_no_manifest_is_refused_in_a_sentence(tmp_path, text):
     (tmp_path / "pairs.json").write_text(text)
     with pytest.raises(PlatformError, match=r"pairs\.json"):

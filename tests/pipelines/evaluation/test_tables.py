@@ -1,5 +1,7 @@
 """Reports: the paper's columns beside ours, failures named, nothing averaged away."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -24,10 +26,18 @@ def test_the_paper_stands_beside_us_and_absent_weights_are_told():
     assert (figures["l1"].mean, figures["l1"].count) == (pytest.approx(0.3), 3)
     assert figures["ssim"].count == 2, "a figure that is absent is left out, never a zero"
     text = tables.table_1(figures, "self", {"lpips": "not computed: place X at Y"}, "ours").markdown()
-    assert "| X-NeMo | 0.055 | 0.826 | 0.168 |" in text
+    assert "| X-NeMo | 0.055 | 0.826 | 0.168 | 0.787 | 0.039 | 3.42 | 0.65 |" in text
     assert "| **ours** | 0.300 (" in text
     assert "| not computed |" in text
-    assert "LPIPS not computed: place X at Y." in text
+    absent = tables.not_computed({"lpips": "not computed: place X at Y"}, "self")[0].markdown()
+    assert "| LPIPS ↓ | place X at Y |" in absent
+    assert tables.not_computed({}, "self") == []
+
+
+def test_the_ablation_columns_stand_beside_the_papers():
+    text = tables.table_2({"mine": {"apd": tables.mean([3.0, 5.0])}}, {"id_sim": "not computed: x"}).markdown()
+    assert "| w/o GAN | 0.789 | 0.045 | 4.64 | 0.43 |" in text
+    assert "| **mine** | not computed | none: no face | 4.000 (3.000 to 5.000) | none: no face |" in text
 
 
 def test_failed_and_shortened_pairs_are_named():
@@ -36,6 +46,19 @@ def test_failed_and_shortened_pairs_are_named():
     assert "| d | animate | no face was found |" in text
     assert "only 10 of 50 driving frames compared" in text
     assert "4 of 5 pairs have figures" in text
+    blind = _row("f", l1=0.1, skipped_frames=25.0, detected_result=0.5, detected_driver=1.0)
+    assert "no face in 25 of 49 frames (result)" in tables.failures([blind]).markdown()
+
+
+def test_a_video_that_has_no_figure_counts_as_the_worst():
+    order = page.ranked([_row("x"), _row("y", apd=9.0), _row("z", apd=1.0)], "apd")
+    assert [row["id"] for row in order] == ["z", "y", "x"]
+
+
+def test_a_summary_is_json_that_anybody_can_read(tmp_path):
+    publish(tmp_path, summary={"a": {"b": float("nan"), "c": [1.5, float("inf")]}})
+    text = (tmp_path / "summary.json").read_text()
+    assert json.loads(text, parse_constant=lambda word: pytest.fail(word)) == {"a": {"b": None, "c": [1.5, None]}}
 
 
 def test_emotion_is_pooled_over_frames():
@@ -81,6 +104,15 @@ def test_two_runs_are_compared_pair_by_pair(tmp_path):
     assert extremes.rows[0][:2] == ("l1", "7")
     assert "1 in one only" in differences.note
     assert read(str(tmp_path / "b"))["d"]["l1"] is None
+
+
+def test_the_same_name_for_other_files_is_no_pair(tmp_path):
+    for name, digest in (("a", "1234"), ("b", "5678")):
+        rows = [_row("x", l1=0.1, driving_sha256="ab"), _row("y", l1=0.1, driving_sha256=digest)]
+        publish(tmp_path / name / "artifacts", rows=rows)
+    differences, _ = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert differences.rows[-1][-1] == "1"
+    assert "1 pairs have the same id and other files (y)" in differences.note
 
 
 def test_what_cannot_be_compared_is_told(tmp_path):

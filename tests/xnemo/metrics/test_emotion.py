@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xnemo.metrics.emotion import EmoNet, ccc, emo_sim, lively, load_emonet, pcc, pooled
+from xnemo.metrics.emotion import EmoNet, ccc, emo_sim, lively, load_emonet, pcc, pooled, pooled_draws
 
 A, B = np.array([1.0, 2, 3, 4]), np.array([2.0, 4, 6, 8])
 
@@ -42,6 +42,17 @@ def test_pooling_does_not_depend_on_the_order_of_videos(order):
     rng = np.random.default_rng(1)
     pairs = [(rng.normal(size=(7, 2)), rng.normal(size=(7, 2))) for _ in range(6)]
     assert pooled([pairs[k] for k in order]) == pytest.approx(pooled(pairs))
+
+
+def test_the_bootstrap_of_the_pool_is_the_pool_of_the_drawn_videos():
+    from xnemo.metrics.intervals import resamples
+
+    rng = np.random.default_rng(3)
+    pairs = [(rng.normal(size=(n, 2)), rng.normal(size=(n, 2)) + n) for n in (4, 9, 6)]
+    counts = resamples(3, 5)
+    for value, each in zip(pooled_draws(pairs, counts), counts.astype(int), strict=True):
+        drawn = [pair for pair, count in zip(pairs, each, strict=True) for _ in range(count)]
+        assert value == pytest.approx(pooled(drawn), abs=1e-9)
 
 
 def test_a_result_that_feels_the_same_scores_one():

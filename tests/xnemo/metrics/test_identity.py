@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from xnemo.errors import XNeMoError
-from xnemo.metrics.identity import TEMPLATE, ArcFace, align, id_sim, load_arcface, similarity
+from xnemo.metrics.identity import TEMPLATE, ArcFace, align, cosines, id_sim, load_arcface, similarity
 
 
 def test_cosines_by_hand():
     found = id_sim(np.array([[1.0, 0], [0, 2], [-3, 0], [1, 1]]), np.array([5.0, 0]))
     assert found.tolist() == pytest.approx([1, 0, -1, 2**-0.5])
+    rows = cosines(np.array([[1.0, 0], [1, 1]]), np.array([[2.0, 0], [1, -1]]))
+    assert rows.tolist() == pytest.approx([1, 0])
 
 
 def test_the_similarity_of_five_points_is_found_exactly():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from xnemo.metrics.transfer import coefficients, cosine, emotion, invariance, retrieval, ridge_r2
+from xnemo.metrics.intervals import resamples
+from xnemo.metrics.transfer import coefficients, emotion, invariance, retrieval, ridge_r2, slopes
 
 RNG = np.random.default_rng(0)
 
@@ -35,8 +36,23 @@ def test_a_code_of_motion_alone_is_invariant_and_tells_nobody():
     assert retrieval(RNG.normal(size=(40, 6, 8))) < 0.15
 
 
-def test_cosines_by_hand():
-    assert cosine(np.array([[1.0, 0], [1, 1]]), np.array([[2.0, 0], [1, -1]])).tolist() == pytest.approx([1, 0])
+def test_more_numbers_than_people_do_not_look_like_knowledge():
+    """The penalty is chosen on people that were not fitted: noise in many dimensions does no harm."""
+    motion = RNG.normal(size=(300, 3))
+    noise = RNG.normal(size=(300, 128))
+    assert (ridge_r2(noise, motion) > -0.1).all()
+    assert (ridge_r2(noise, motion) < 0.1).all()
+    weak = np.concatenate([motion[:, :1], noise], 1)
+    assert ridge_r2(weak, motion)[0] > 0.5
+
+
+def test_slopes_of_a_sample_are_those_of_its_pairs():
+    x, y = RNG.normal(size=(2, 30))
+    counts = resamples(30, 3)
+    found = slopes(y, x[:, None], counts)
+    for row, each in zip(found, counts, strict=True):
+        drawn = np.repeat(np.arange(30), each.astype(int))
+        assert row[0] == pytest.approx(np.polyfit(x[drawn], y[drawn], 1)[0], abs=1e-6)
 
 
 def test_emotion_by_hand():
