@@ -70,7 +70,9 @@ def stream_frames(
         # `frames` are unique[first:first+n]; hand out every wanted position that falls into them
         stop = int(np.searchsorted(position, first + len(frames)))
         for at in range(done, stop, _BATCH):
-            yield frames[position[at : min(at + _BATCH, stop)] - first]
+            asked = position[at : min(at + _BATCH, stop)] - first
+            straight = bool((np.diff(asked) == 1).all())  # else some are shown twice, and copied
+            yield frames[asked[0] : asked[-1] + 1] if straight else frames[asked]
         done = stop
     if complaints.any or (refuse_damage and read is _read_pyav):
         check(path, start, info.duration if end is None else end, limits)
