@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def stream_frames(
     unique, position = np.unique(wanted, return_inverse=True)
     read = _read_decord if info.decord else _read_pyav
     done, complaints = 0, _Complaints(refuse_damage)
-    for first, frames in complaints.heard(read(Path(path), info, unique, width, height, limits)):
+    for first, frames in complaints.heard(read(Path(path), info, unique, width, height, limits, refuse_damage)):
         # `frames` are unique[first:first+n]; hand out every wanted position that falls into them
         stop = int(np.searchsorted(position, first + len(frames)))
         for at in range(done, stop, _BATCH):
@@ -74,7 +75,7 @@ def stream_frames(
             straight = bool((np.diff(asked) == 1).all())  # else some are shown twice, and copied
             yield frames[asked[0] : asked[-1] + 1] if straight else frames[asked]
         done = stop
-    if complaints.any or (refuse_damage and read is _read_pyav):
+    if complaints.any:
         check(path, start, info.duration if end is None else end, limits)
     if done != len(wanted):
         raise MediaError("truncated", f"{Path(path).name}: {done} of {len(wanted)} frames could be decoded")
@@ -143,7 +144,7 @@ def shrunk(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
 
 
 def _read_decord(
-    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits
+    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits, refuse_damage: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     import decord
 
@@ -158,27 +159,32 @@ def _read_decord(
     except (RuntimeError, decord.DECORDError) as error:
         cause = str(error).strip().splitlines()[0][-200:]
         raise MediaError("corrupt", f"{path.name} is damaged: {cause}") from error
-    yield from _read_pyav(path, info, indices, width, height, limits)  # counts disagree: PyAV is right
+    yield from _read_pyav(path, info, indices, width, height, limits, refuse_damage)  # counts disagree: PyAV is right
 
 
 def _read_pyav(
-    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits
+    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits, refuse_damage: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     import av
 
     turned = info.rotation in (90, 270)
     shape = {"width": height, "height": width} if turned else {"width": width, "height": height}
     batch: list[np.ndarray] = []
-    first = number = 0
+    first, number = 0, int(indices[0])
     with open_container(path, limits) as container:
         stream = container.streams.video[0]
+        if refuse_damage:
+            stream.codec_context.options = {"err_detect": "explode"}
         try:
-            for number, frame in enumerate(container.decode(stream)):
-                if first + len(batch) == len(indices):
+            for number, frame in _numbered(container, stream, info, int(indices[0])):
+                if refuse_damage and frame.is_corrupt and number >= indices[0]:
+                    raise MediaError("corrupt", f"{path.name} is damaged at frame {number}")
+                if number != indices[first + len(batch)]:
+                    continue
+                picture = frame.reformat(**shape, format="rgb24", interpolation="AREA").to_ndarray()
+                batch.append(np.rot90(picture, info.rotation // 90))
+                if number == indices[-1]:
                     break
-                if number == indices[first + len(batch)]:
-                    picture = frame.reformat(**shape, format="rgb24", interpolation="AREA").to_ndarray()
-                    batch.append(np.rot90(picture, info.rotation // 90))
                 if len(batch) == _BATCH:
                     yield first, np.stack(batch)
                     first, batch = first + len(batch), []
@@ -186,3 +192,20 @@ def _read_pyav(
             raise MediaError("corrupt", f"{path.name} is damaged near frame {number}: {error}") from error
     if batch:
         yield first, np.stack(batch)
+
+
+def _numbered(container: Any, stream: Any, info: VideoInfo, begin: int) -> Iterator[tuple[int, Any]]:
+    """(number, decoded frame) from the key frame before frame `begin` on, so that the last minute of a long video
+    costs no more than the first; from the beginning where the frames carry no times or the file cannot seek."""
+    if begin > 0 and info.origin is not None:
+        wanted = info.times[begin] + info.origin
+        container.seek(int(wanted / stream.time_base), stream=stream)
+        for count, frame in enumerate(container.decode(stream)):
+            number = -1 if frame.time is None else int(np.abs(info.times + info.origin - frame.time).argmin())
+            if count == 0 and not 0 <= number <= begin:
+                container.seek(0)
+                break
+            yield number, frame
+        else:
+            return
+    yield from enumerate(container.decode(stream))
