@@ -298,6 +298,9 @@ def _sound(path: str, header: video.VideoInfo, span: list[float], config: ClipCo
     return sound.cut_sound(path, span[0], span[1], limits=limits)
 
 
-def check_detector(config: ClipConfig) -> None:
-    """Load the detector once, so that a missing model file stops a run before it begins. Raises XNeMoError."""
+def check_networks(config: ClipConfig) -> None:
+    """Load the detector and the landmark network once, so that a missing or damaged model file stops a run before it
+    begins. Raises XNeMoError."""
     _detector(config.detector)
+    if config.landmarks:
+        _landmark_net()
