@@ -108,9 +108,7 @@ class Ingest:
         self.seconds[stage] += seconds  # type: ignore[assignment]  # fractions are counted too
         ingest_meters.count("seconds", {stage: seconds}, self.dataset)
 
-    def _reject(
-        self, source: Source, stage: str, code: str, message: str, digest: str = "", attempts: int = 1
-    ) -> None:
+    def _reject(self, source: Source, stage: str, code: str, message: str, digest: str = "", attempts: int = 1) -> None:
         self.rejected.append(plan.rejection(source, stage, code, message, digest, attempts))
         ingest_meters.count("videos", {code: 1}, self.dataset)
 

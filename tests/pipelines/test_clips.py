@@ -181,7 +181,7 @@ def test_placed_networks_bring_their_boxes_and_68_landmarks(
 ) -> None:
     monkeypatch.setenv("XNEMO_FACE_MODELS", str(placed))
     path = str(head_video(tmp_path / "a.mp4", seed=3, frames=2))
-    config = CONFIG.model_copy(update={"detector": "sfd", "min_frames": 2})
+    config = CONFIG.model_copy(update={"detector": "sfd", "min_frames": 2, "faces": "largest"})
     with Sandbox() as box:  # as in an ingestion: with its limits, and in a process that has found no network yet
         outcome = box.call(extract, path, examine(path, LIMITS), 0.0, 1.0, config, LIMITS)
     assert outcome.kind == "ok", outcome
@@ -214,9 +214,7 @@ def test_a_wrong_weights_file_stops_a_run_with_one_sentence(
         clips.check_networks(CONFIG.model_copy(update={"detector": detector}))
 
 
-def test_a_detector_without_its_weights_is_told_before_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_detector_without_its_weights_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XNEMO_FACE_MODELS", str(tmp_path))
     monkeypatch.setattr(clips, "_detector", faces.detector)
     with pytest.raises(XNeMoError, match=f"{faces.SFD_FILE} is missing"):

@@ -164,6 +164,17 @@ def test_links_that_lead_out_or_round_are_told_and_not_followed(tmp_path: Path) 
     assert summary["quarantined"] == {"link": 2, "outside_root": 1, "unreachable": 1}
 
 
+@pytest.mark.usefixtures("in_process")
+def test_pipes_and_names_that_are_no_text_are_told_and_hold_nobody_up(tmp_path: Path) -> None:
+    source = tmp_path / "videos"
+    head_video(source / "good\n ü.mp4", 3, frames=14)
+    os.mkfifo(source / "pipe.mp4")
+    Path(os.fsdecode(os.fsencode(source) + b"/bad\xff.mp4")).write_bytes(b"x")
+    assert run(config(source, tmp_path / "out", max_quarantine=1))["clips"] == 1
+    found = {(Path(row["source_uri"]).name, row["code"]) for row in quarantine.read(str(tmp_path / "out"))}
+    assert found == {("pipe.mp4", "format"), ("bad\\udcff.mp4", "name")}
+
+
 def test_a_person_is_looked_for_only_where_the_data_set_says(tmp_path: Path) -> None:
     from pipelines import clips
     from xnemo.media.limits import LIMITS
