@@ -16,7 +16,7 @@ from xnemo.media.blazeface import overlap
 from xnemo.media.images import decode_jpeg
 from xnemo.media.limits import LIMITS
 from xnemo.media.video import write_video
-from xnemo_platform.sandbox import Sandbox
+from xnemo_platform.sandbox import Limits, Sandbox
 
 CONFIG = ClipConfig(size=128, min_face_px=40, min_frames=10, max_frames=60)
 
@@ -182,7 +182,7 @@ def test_placed_networks_bring_their_boxes_and_68_landmarks(
     monkeypatch.setenv("XNEMO_FACE_MODELS", str(placed))
     path = str(head_video(tmp_path / "a.mp4", seed=3, frames=2))
     config = CONFIG.model_copy(update={"detector": "sfd", "min_frames": 2, "faces": "largest"})
-    with Sandbox() as box:  # as in an ingestion: with its limits, and in a process that has found no network yet
+    with Sandbox(Limits(seconds=600)) as box:  # a process that has found no network yet, as in an ingestion
         outcome = box.call(extract, path, examine(path, LIMITS), 0.0, 1.0, config, LIMITS)
     assert outcome.kind == "ok", outcome
     (clip,) = outcome.value["clips"]

@@ -8,6 +8,7 @@ Frames are uint8 RGB, HWC, with the container's rotation applied. Times are the 
 in seconds from the first presented frame, so variable frame rates come out right.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -197,9 +198,12 @@ def _read_pyav(
 def _numbered(container: Any, stream: Any, info: VideoInfo, begin: int) -> Iterator[tuple[int, Any]]:
     """(number, decoded frame) from the key frame before frame `begin` on, so that the last minute of a long video
     costs no more than the first; from the beginning where the frames carry no times or the file cannot seek."""
+    import av
+
     if begin > 0 and info.origin is not None:
         wanted = info.times[begin] + info.origin
-        container.seek(int(wanted / stream.time_base), stream=stream)
+        with contextlib.suppress(av.error.FFmpegError):  # cannot seek, so this is still the beginning
+            container.seek(int(wanted / stream.time_base), stream=stream)
         for count, frame in enumerate(container.decode(stream)):
             number = -1 if frame.time is None else int(np.abs(info.times + info.origin - frame.time).argmin())
             if count == 0 and not 0 <= number <= begin:
