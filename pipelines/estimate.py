@@ -34,7 +34,8 @@ def estimate(config: IngestConfig) -> dict[str, Any]:
     most = _LOOKED_AT if storage.is_local(config.source) else _COPIED
     todo = (source for group in work.units.values() for source in group)
     sample = list(islice(todo, 0, None, max(1, work.pending // most)))[:most]
-    lengths, trial, copy = [], _Trial(), ingest.Copy()
+    lengths: list[float] = []
+    trial, copy = _Trial(), ingest.Copy()
     with Sandbox(Limits(seconds=config.timeout_s, memory=int(config.memory_gb * 2**30))) as box:
         box.call(clips.check_networks, config.clips)  # loading them is not the work
         for source in sample:

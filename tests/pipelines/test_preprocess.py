@@ -239,15 +239,13 @@ def test_a_data_set_can_lie_in_an_object_store(people: Path, in_process: None, t
     assert summary["clips"] == len(ClipReader(output)) == 2
 
 
-def test_an_estimate_writes_nothing(people: Path, tmp_path: Path) -> None:
+def test_an_estimate_is_measured_on_some_of_the_inputs_and_writes_nothing(
+    people: Path, tmp_path: Path, in_process: None
+) -> None:
     found = estimate(config(people, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
     assert (found["inputs"], found["units"], found["unreadable_in_sample"]) == (7, 7, 0)
     assert found["frames"] == pytest.approx(14 * 6 + 20, abs=7)
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_estimate_is_measured_on_some_of_the_inputs(people: Path, tmp_path: Path, in_process: None) -> None:
-    found = estimate(config(people, tmp_path / "out"))
     assert (found["measured"]["inputs"], found["measured"]["frames"]) == (3, 3 * 14)
     assert found["measured"]["frames_per_s_of_a_worker"] > 0
     run(config(people, tmp_path / "out"))
