@@ -58,7 +58,9 @@ def ingest(arguments: argparse.Namespace) -> int:
     flags += ["retry=true"] if arguments.retry else []
     config = load_config(preprocess.IngestConfig, arguments.config, [*arguments.overrides, *flags])
     if arguments.dry_run:
-        show(preprocess.estimate(config))
+        from pipelines.estimate import estimate
+
+        show(estimate(config))
         return 0
     summary = ingest_run.ingest(config)
     show({key: value for key, value in summary.items() if not isinstance(value, list)})

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import clips, plan, shards
+from pipelines import clips, ingest_meters, plan, shards
 from pipelines.sources.source import Source
 from xnemo.media.limits import LIMITS, Limits
 from xnemo_platform import sandbox, storage
@@ -26,7 +26,7 @@ from xnemo_platform.errors import PlatformError
 if TYPE_CHECKING:
     from pipelines.preprocess import IngestConfig
 
-CODE_VERSION = "2"  # raise it when the same video would give other clips
+CODE_VERSION = "3"  # raise it when the same video would give other clips
 
 
 class Ingest:
@@ -35,7 +35,15 @@ class Ingest:
     def __init__(self, config: "IngestConfig", version: str):
         self.config, self.version, self.limits = config, version, limits(config)
         self.box = sandbox.Sandbox(sandbox.Limits(seconds=config.timeout_s, memory=int(config.memory_gb * 2**30)))
-        self.copy = Copy()
+        self.copy, self.dataset = Copy(), config.dataset or config.reader
+        self._new()
+
+    def _new(self) -> None:
+        """Counts of a unit."""
+        self.rejected: list[dict[str, Any]] = []
+        self.dropped: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self.frames = 0
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """{"unit": text} to {"record": text}; {"error": sentence} if the output cannot be written."""
@@ -49,13 +57,12 @@ class Ingest:
 
     def ingest(self, unit: str, group: list[Source]) -> dict[str, Any]:
         """Publish the shards of a unit and return its record."""
-        self.rejected: list[dict[str, Any]] = []
-        self.dropped: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
-        self.frames = 0
+        self._new()
         began = time.monotonic()
         rows = (row for source in group for row in self._rows(source))
         published = shards.write(self.config.output, rows, self.config.shard_mb << 20)
+        spent = time.monotonic() - began
+        self._spend("write", spent - sum(self.seconds.values()))  # what is left: the way there, shards
         return {
             "unit": unit,
             "sources": [source.fingerprint for source in group],
@@ -63,39 +70,47 @@ class Ingest:
             "quarantine": self.rejected,
             "dropped": dict(self.dropped),
             "frames": self.frames,
-            "seconds": {**self.seconds, "unit": time.monotonic() - began},
+            "seconds": {**self.seconds, "unit": spent},
         }
 
     def _rows(self, source: Source) -> Iterator[dict[str, Any]]:
         """Rows of schema.CLIP for one video. A video that cannot be used becomes a quarantine row."""
+        began = time.monotonic()
         try:
             path = self.copy.of(source.uri)
             digest = _sha256(path, source)
         except Exception as error:  # each kind of store has errors of its own
-            said = str(error) or type(error).__name__
-            self.rejected.append(plan.rejection(source, "fetch", "unreachable", said))
+            self._reject(source, "fetch", "unreachable", str(error) or type(error).__name__)
             return
-        before, found = Counter(self.dropped), 0
+        finally:
+            self._spend("fetch", time.monotonic() - began)
+        rejected, dropped, found = len(self.rejected), Counter[str](), 0
         for part in self._parts(source, str(path), digest):
-            self.dropped.update(part["dropped"])
-            self.seconds.update(part["seconds"])
+            dropped.update(part["dropped"])
             self.frames += part["frames"]
+            kept = sum(len(clip["frames"]) for clip in part["clips"])
+            ingest_meters.count("frames", {**part["dropped"], "kept": kept}, self.dataset)
             for clip in part["clips"]:
                 found += 1
                 yield self._row(source, digest, part["fps"], clip)
-        failed = any(row["fingerprint"] == source.fingerprint for row in self.rejected)
-        if not found and not failed:
-            reasons = (self.dropped - before).most_common()
+        self.dropped.update(dropped)
+        if len(self.rejected) > rejected:
+            return
+        if found:
+            ingest_meters.count("videos", {"used": 1}, self.dataset)
+        else:
+            reasons = dropped.most_common()
             said = ", ".join(f"{reason}: {count} frames" for reason, count in reasons)
-            self.rejected.append(
-                plan.rejection(
-                    source,
-                    "filter",
-                    reasons[0][0] if reasons else "empty",
-                    f"no clip passed the filters ({said})",
-                    digest,
-                )
-            )
+            code = reasons[0][0] if reasons else "empty"
+            self._reject(source, "filter", code, f"no clip passed the filters ({said})", digest)
+
+    def _spend(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] += seconds  # type: ignore[assignment]  # fractions are counted too
+        ingest_meters.count("seconds", {stage: seconds}, self.dataset)
+
+    def _reject(self, source: Source, stage: str, code: str, message: str, digest: str = "", attempts: int = 1) -> None:
+        self.rejected.append(plan.rejection(source, stage, code, message, digest, attempts))
+        ingest_meters.count("videos", {code: 1}, self.dataset)
 
     def _parts(self, source: Source, path: str, digest: str) -> Iterator[dict[str, Any]]:
         """What `clips.extract` found, part by part: a part is short, so that time and memory are bounded."""
@@ -104,15 +119,8 @@ class Ingest:
             return
         config = self.config.clips
         if info["fps"] < config.min_source_fps:
-            self.rejected.append(
-                plan.rejection(
-                    source,
-                    "probe",
-                    "low_fps",
-                    f"{info['fps']:.1f} frames per second, fewer than {config.min_source_fps}",
-                    digest,
-                )
-            )
+            said = f"{info['fps']:.1f} frames per second, fewer than {config.min_source_fps}"
+            self._reject(source, "probe", "low_fps", said, digest)
             return
         end = min(info["duration"], source.end_s or math.inf)
         count = max(1, math.ceil((end - source.start_s) / self.config.part_s))
@@ -133,10 +141,14 @@ class Ingest:
         while outcome.kind not in ("ok", "error") and attempt < self.config.attempts:
             attempt, outcome = attempt + 1, self.box.call(function, *args)
         if outcome.kind == "ok":
+            stages = outcome.value.get("seconds") if isinstance(outcome.value, dict) else None
+            for name, seconds in (stages or {stage: outcome.seconds}).items():
+                self._spend(name, seconds)
             return outcome.value
+        self._spend(stage, outcome.seconds)
         code = outcome.code or outcome.kind  # an exception without a code is a fault of ours: name its class
         message = f"{outcome.error}: {outcome.message}" if code == "error" else outcome.message
-        self.rejected.append(plan.rejection(source, stage, code, message, digest, attempt))
+        self._reject(source, stage, code, message, digest, attempt)
         return None
 
     def _row(self, source: Source, digest: str, fps: float, clip: dict[str, Any]) -> dict[str, Any]:
@@ -146,9 +158,9 @@ class Ingest:
         place = hashlib.sha256(repr(source.region).encode()).hexdigest()[:4] if source.region else ""
         return {
             "clip_id": f"{digest[:16]}-{start_ms:07d}-{clip['face']}{place and '-'}{place}",
-            "dataset": config.dataset or config.reader,
+            "dataset": self.dataset,
             "identity": source.identity,
-            "split": split_of(config.dataset or config.reader, source.identity, config.val_share, config.test_share),
+            "split": split_of(self.dataset, source.identity, config.val_share, config.test_share),
             "source_uri": source.uri,
             "source_sha256": digest,
             "source_span_s": clip["span"],

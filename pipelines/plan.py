@@ -91,7 +91,7 @@ def make(
     base.executescript(f"pragma journal_mode = off; pragma synchronous = off; begin; {_TABLES}")
     base.executemany(
         "insert into listed (uri, start, source) values (?, ?, ?)",
-        ((item.uri, item.start_s, json.dumps(as_plain(item))) for item in READERS[reader](source, options)),
+        ((item.uri, item.start_s, json.dumps(as_plain(item))) for item in _named(READERS[reader](source, options))),
     )
     refused = _identify(base, source, limit)
     unique = int(base.execute("select count(*) from inputs").fetchone()[0])
@@ -125,13 +125,26 @@ def _identify(base: sqlite3.Connection, root: str, limit: int | None) -> list[di
     return refused
 
 
+def _named(sources: Iterable[Source]) -> Iterator[Source]:
+    """The sources; one whose name is no text gets a readable name and a problem, since no table could hold it."""
+    for item in sources:
+        try:
+            item.uri.encode()
+        except UnicodeEncodeError:
+            readable = item.uri.encode("utf-8", "backslashreplace").decode()
+            item = Source(readable, "", problem="name: the name holds bytes that are no UTF-8 text; rename it")
+        yield item
+
+
 def _inside(sources: Iterable[Source], root: str) -> Iterator[Source]:
-    """The sources, with a problem where a link leads out of the place that was given."""
+    """The sources, with a problem where a link leads out of the place that was given, or to no file at all."""
     for item in sources:
         if not item.problem and storage.leads_out(item.uri, root):
             item = replace(
                 item, problem=f"outside_root: it leads out of {root}; ingest its place as a source of its own"
             )
+        elif not item.problem and storage.is_special(item.uri):
+            item = replace(item, problem="format: it is a pipe, a socket or a device, not a file")
         yield item
 
 

@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 from pipelines import clips, ingest, plan, quarantine, schema
 from pipelines.clips import ClipConfig
 from pipelines.sources import READERS
-from pipelines.sources.source import Source, SourceConfig
+from pipelines.sources.source import SourceConfig
 from pipelines.summary import summarise
 from xnemo_platform import manifest, storage
 from xnemo_platform.config import Config, diff, fingerprint
@@ -33,7 +33,6 @@ from xnemo_platform.errors import PlatformError
 SUMMARY = "summary.json"
 Progress = Callable[[str, int, int], None]  # what, done, total
 _ROUND = 512  # units handed to Ray Data at once: the driver's memory does not grow with the number of videos
-_FRAMES_PER_S = 60.0  # roughly, of one worker with a core of its own at 720p
 
 
 class IngestConfig(Config):
@@ -71,6 +70,8 @@ class IngestConfig(Config):
     memory_gb: float = Field(default=6.0, ge=1)
     attempts: int = Field(default=2, ge=1)
     """How often a video that kills or hangs the decoder is tried."""
+    ray_progress: bool = False
+    """Show Ray Data's own bars (tasks, actors, queues, memory) beside our count of videos."""
 
     @field_validator("reader")
     @classmethod
@@ -139,7 +140,7 @@ def run(
     made = storage.exists(storage.join(config.output, manifest.NAME))
     if not work.units and not work.records and (made or not work.refused):
         return {**_known_summary(config.output), "new_clips": 0, "frames_per_s": 0.0, "seconds": _since(began)}
-    clips.check_detector(config.clips)
+    clips.check_networks(config.clips)
     with storage.lock(
         storage.join(config.output, ".ingest.lock"),
         wait_s=0,
@@ -176,42 +177,6 @@ def planned(config: IngestConfig, version: str) -> plan.Plan:
         config.reader_options,
         config.retry,
     )
-
-
-def estimate(config: IngestConfig) -> dict[str, Any]:
-    """What `run` would do, from the headers of up to 20 inputs; writes nothing. Same errors as `run`."""
-    from xnemo_platform.sandbox import Sandbox
-
-    work = planned(config, check_output(config, describe(config)))
-    todo = (source for group in work.units.values() for source in group)
-    most = 20 if storage.is_local(config.source) else 4  # those are copied here
-    sample = list(islice(todo, 0, None, max(1, work.pending // most)))[:most]
-    copy = ingest.Copy()
-    with Sandbox() as box:
-        found = [
-            (source, box.call(clips.examine, str(copy.of(source.uri)), ingest.limits(config), source.stills))
-            for source in sample
-        ]
-    lengths = [_length(source, outcome.value["duration"]) for source, outcome in found if outcome.kind == "ok"]
-    frames = round(sum(lengths) / max(1, len(lengths)) * config.clips.fps * work.pending)
-    pixels = (config.clips.size / 512) ** 2
-    return {
-        "inputs": work.pending,
-        "known": work.known,
-        "units": len(work.units),
-        "finished_units": len(work.records),
-        "refused": dict(sorted(Counter(row["code"] for row in work.refused).items())),
-        "unreadable_in_sample": len(found) - len(lengths),
-        "hours": round(frames / config.clips.fps / 3600, 3),
-        "frames": frames,
-        "bytes": round(frames * 45_000 * pixels),  # measured: q95, talking heads
-        "seconds": round(frames / (_FRAMES_PER_S * min(config.workers, os.cpu_count() or 1))),
-    }
-
-
-def _length(source: Source, duration: float) -> float:
-    end = duration if source.end_s is None else min(source.end_s, duration)
-    return max(0.0, end - source.start_s)
 
 
 def describe(config: IngestConfig) -> dict[str, Any]:
@@ -269,8 +234,9 @@ def _ray(config: IngestConfig) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
-    ray.data.DataContext.get_current().enable_progress_bars = False  # ours count videos, with an ETA
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # ours count videos over all rounds, with an ETA; Ray's begin anew with each round and tell where it waits
+    ray.data.DataContext.get_current().enable_progress_bars = config.ray_progress
+    logging.getLogger("ray.data").setLevel(logging.INFO if config.ray_progress else logging.WARNING)
     if ray.is_initialized():
         yield
         return

@@ -1,8 +1,12 @@
-"""DFEW: numbered clips of films, and lists `video_name,label` of their emotion. Who is seen is not told."""
+"""DFEW: numbered clips of films, and lists `video_name,label` of their emotion. Who is seen is not told.
+
+The set is handed out in several sizes: of one number, the copy that was not shrunk to 224 pixels is taken.
+"""
 
 import csv
 import io
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from pipelines.sources.files import lines, videos
 from pipelines.sources.source import EVERYTHING, Source, SourceConfig
@@ -17,8 +21,12 @@ def read(uri: str, _: SourceConfig = EVERYTHING) -> Iterator[Source]:
     for name in storage.walk(uri):
         if name.endswith(".csv"):
             labels |= _labels(storage.join(uri, name))
+    best: dict[str, PurePosixPath] = {}
     for path in videos(uri):
-        yield Source(storage.join(uri, str(path)), path.stem, emotion=labels.get(path.stem.lstrip("0")))
+        number = path.stem.lstrip("0")
+        best[number] = min(best.get(number, path), path, key=lambda path: ("224" in str(path.parent), path))
+    for number, path in best.items():
+        yield Source(storage.join(uri, str(path)), path.stem, emotion=labels.get(number))
 
 
 def _labels(uri: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shutil
+import stat
 import time
 import unicodedata
 import uuid
@@ -138,6 +139,16 @@ def leads_out(uri: str, root: str) -> bool:
         return False
     inside = os.path.realpath(filesystem(root)[1])
     return os.path.commonpath([inside, os.path.realpath(filesystem(uri)[1])]) != inside
+
+
+def is_special(uri: str) -> bool:
+    """Whether a local path is neither file nor folder: a pipe, a socket or a device, which may block or never end."""
+    if not is_local(uri):
+        return False
+    with contextlib.suppress(OSError):  # what is not there is told where it is read
+        mode = os.stat(filesystem(uri)[1]).st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
 
 
 def publish_bytes(uri: str | Path, data: bytes) -> None:

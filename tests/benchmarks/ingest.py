@@ -1,102 +1,196 @@
-"""`python -m tests.benchmarks.ingest`: what the pipeline adds to the work itself, and what the driver's memory does.
+"""`python -m tests.benchmarks.ingest`: what the pipeline adds to the work itself, what a second worker brings, and what
+the driver's memory does.
 
-Ratios within one run; printed, never asserted.
+Both sides do the same clips on the same cores: the work alone in as many processes as the pipeline has workers, each
+with its own share of the videos. A run's start (Ray, actors, networks) is told apart by doing few videos and then
+many: the difference is the steady rate, with planning, shards and manifest in it. Wall time needs a quiet machine;
+processor time, of the whole session with Ray's own processes, does not. Printed, never asserted.
+
+    --videos 48     videos of the larger run; the smaller one has a third
+    --frames 120    frames of each
+    --source FOLDER take these videos instead of drawn ones
+    --memory 1000000 100000 ...   only list that many paths
 """
 
+import argparse
+import contextlib
+import multiprocessing
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
+import psutil
 
 from pipelines import clips, plan
 from pipelines.clips import ClipConfig
-from pipelines.ingest import Ingest
 from pipelines.preprocess import IngestConfig, run
 from pipelines.sources import READERS
-from pipelines.sources.source import Source, fingerprinted
+from pipelines.sources.source import Source
 from tests.pipelines.drawn import moving
 from xnemo.crops import clip_square
-from xnemo.media import faces, images, video
+from xnemo.media import images, video
 
-VIDEOS, FRAMES, SIDE = 8, 60, 720
-CLIPS = ClipConfig(min_frames=10)
+SIDE = 720
+CLIPS = ClipConfig(min_frames=10, min_face_px=100)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [drawn(Path(folder, "videos", f"{seed}.mp4"), seed) for seed in range(VIDEOS)]
-        overhead(paths, Path(folder))
-        workers(Path(folder))
-    memory()
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--videos", type=int, default=48)
+    options.add_argument("--frames", type=int, default=120)
+    options.add_argument("--source", type=Path)
+    options.add_argument("--memory", type=int, nargs="+")
+    asked = options.parse_args()
+    for count in asked.memory or (1_000, 100_000, 1_000_000):
+        listing(count)
+    if asked.memory:
+        return
+    with tempfile.TemporaryDirectory(prefix="xnemo-bench-") as folder:
+        if asked.source:
+            paths = sorted(path for path in asked.source.rglob("*") if path.suffix == ".mp4")
+        else:
+            paths = [drawn(Path(folder, f"{seed:03d}.mp4"), seed, asked.frames) for seed in range(asked.videos)]
+        cores = sorted(os.sched_getaffinity(0))[:2]
+        os.sched_setaffinity(0, cores)  # for this process and all that it starts
+        print(f"{len(paths)} videos; on {len(cores)} cores")
+        steady = {}
+        for workers in (1, 2):
+            bare = alone(paths, workers)
+            few, many = (ingested(some, workers) for some in (paths[: len(paths) // 3], paths))
+            steady[workers] = many - few
+            share = (len(paths) - len(paths) // 3) / len(paths)
+            start = few - steady[workers] * ((1 - share) / share)
+            print(
+                f"{workers} worker(s): the work alone {bare}; the pipeline {steady[workers] / share} and "
+                f"{start.wall:.1f} s ({start.cpu:.1f} s processor) to start:\n"
+                f"    {steady[workers].wall / share / bare.wall:.2f} times the wall time, "
+                f"{steady[workers].cpu / share / bare.cpu:.2f} times the processor time"
+            )
+        print(f"two workers do {steady[1].wall / steady[2].wall:.2f} times what one does")
 
 
-def drawn(path: Path, seed: int) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    return video.write_video(path, (cv2.resize(frame, (SIDE, SIDE)) for frame in moving(seed, FRAMES)), 25)
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a clock, and of processors over all processes."""
+
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: Self) -> "Cost":
+        return Cost(self.wall - other.wall, self.cpu - other.cpu)
+
+    def __mul__(self, by: float) -> "Cost":
+        return Cost(self.wall * by, self.cpu * by)
+
+    def __truediv__(self, by: float) -> "Cost":
+        return self * (1 / by)
+
+    def __str__(self) -> str:
+        return f"{self.wall:.1f} s ({self.cpu:.1f} s processor)"
+
+
+def drawn(path: Path, seed: int, frames: int) -> Path:
+    return video.write_video(path, (cv2.resize(frame, (SIDE, SIDE)) for frame in moving(seed, frames)), 25)
 
 
 def bare(path: Path) -> None:
     """The work itself: decode, detect, crop, encode."""
-    finder = faces.detector("auto")
+    finder = clips._detector("auto")
     frames = [frame for batch in video.stream_frames(path, fps=25, max_side=CLIPS.max_side) for frame in batch]
-    boxes = np.array([finder.detect(frame, quick=True)[0].box for frame in frames])
+    found = [finder.detect(frame, quick=True) for frame in frames]
+    boxes = np.array([some[0].box for some in found if some])
     for frame in frames:
         images.encode_jpeg(clips.cut(frame, np.round(clip_square(boxes)), CLIPS.size), CLIPS.jpeg_quality)
 
 
-def overhead(paths: list[Path], folder: Path) -> None:
+def alone(paths: list[Path], processes: int) -> Cost:
+    """The work on all videos, shared out among processes that are ready when the clock starts."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, spent = spawn.Barrier(processes + 1), spawn.Queue()
+    shares = [paths[k::processes] for k in range(processes)]
+    workers = [spawn.Process(target=_alone, args=(share, ready, spent)) for share in shares]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    began = time.perf_counter()
+    cpu = sum(spent.get() for _ in workers)
+    wall = time.perf_counter() - began
+    for worker in workers:
+        worker.join()
+    return Cost(wall, cpu)
+
+
+def _alone(paths: list[Path], ready, spent) -> None:  # type: ignore[no-untyped-def]  # a barrier, a queue
     cv2.setNumThreads(1)
     bare(paths[0])
-    began = time.perf_counter()
+    ready.wait()
+    began = time.process_time()
     for path in paths:
         bare(path)
-    alone = time.perf_counter() - began
-    worker = Ingest(IngestConfig(source=str(folder), output=str(folder / "unit"), clips=CLIPS), "v")
-    sources = list(fingerprinted(Source(str(path), path.stem) for path in paths))
-    worker.ingest("warm", sources[:1])  # the child starts and loads its networks
+    spent.put(time.process_time() - began)
+
+
+def ingested(paths: list[Path], workers: int) -> Cost:
+    """A whole ingestion of these videos, from nothing to the manifest, in a process and a Ray of its own."""
+    with tempfile.TemporaryDirectory(prefix="xnemo-bench-") as folder:
+        (Path(folder) / "videos").mkdir()
+        for number, path in enumerate(paths):
+            shutil.copyfile(path, Path(folder, "videos", f"{number:05d}.mp4"))
+        command = [sys.executable, "-c", f"from tests.benchmarks.ingest import whole; whole({folder!r}, {workers})"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+        return Cost(*map(float, done.split()))
+
+
+def whole(folder: str, workers: int) -> None:
+    """Ingest and print wall and processor seconds of this process and all that it started."""
+    import ray
+
+    mine, spent = psutil.Process(), {}
+
+    def look(_: object = None) -> None:
+        for process in [mine, *mine.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                spent[process.pid] = times.user + times.system
+
     began = time.perf_counter()
-    record = worker.ingest("u", sources)
-    inside = time.perf_counter() - began
-    rates = [VIDEOS * FRAMES / seconds for seconds in (alone, inside)]
-    print(f"work alone {rates[0]:.1f} frames/s, in a unit {rates[1]:.1f}: {inside / alone:.2f} times the wall time")
-    print("seconds by stage: ", {stage: round(seconds, 1) for stage, seconds in record["seconds"].items()})
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    units = {"inputs_per_unit": 2, "workers": workers}
+    config = IngestConfig(source=f"{folder}/videos", output=f"{folder}/out", clips=CLIPS, max_quarantine=1, **units)
+    run(config, watch=look)  # workers end with the run, so they are looked at after each unit
+    wall = time.perf_counter() - began
+    look()
+    ray.shutdown()
+    print(wall, sum(spent.values()))
 
 
-def workers(folder: Path) -> None:
-    rates = []
-    for count in (1, 2):
-        config = IngestConfig(
-            source=str(folder / "videos"), output=str(folder / f"out{count}"), clips=CLIPS, workers=count
-        )
-        seconds: list[float] = []
-        run(config, lambda what, done, total, seconds=seconds: seconds.append(time.perf_counter()))  # type: ignore[misc]
-        rates.append((len(seconds) - count) / (seconds[-1] - seconds[count - 1]))  # without the start of the workers
-    print(f"two workers do {rates[1] / rates[0]:.2f} times what one does")
-
-
-def memory() -> None:
-    for count in (1_000, 100_000, 1_000_000):
-        began = time.perf_counter()
-        command = [sys.executable, "-c", f"from tests.benchmarks.ingest import planned; planned({count})"]
-        peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        print(f"planning {count} videos: the driver's peak is {peak} MB, {time.perf_counter() - began:.0f} s")
+def listing(count: int) -> None:
+    """Plan so many videos in a process of its own."""
+    began = time.perf_counter()
+    command = [sys.executable, "-c", f"from tests.benchmarks.ingest import planned; planned({count})"]
+    peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    print(f"planning {count} videos: the driver's peak is {peak} MB, {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def planned(count: int) -> None:
     """Plan a listing of that many videos which do not exist, and print this process's peak memory in MB."""
 
-    def listing(uri: str, _: object) -> "list[Source]":
+    def listed(uri: str, _: object) -> "list[Source]":
         return (  # type: ignore[return-value]
             Source(f"{uri}/{k % 977:04d}/video-{k:09d}.mp4", f"person-{k % 977}", fingerprint=f"{k:032x}")
             for k in range(count)
         )
 
-    READERS["listing"] = listing  # type: ignore[assignment]
+    READERS["listing"] = listed  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         work = plan.make("listing", folder, f"{folder}/out", None, 16, "v")
         assert sum(len(group) for group in work.units.values()) == count

@@ -167,9 +167,11 @@ def asked_for() -> set[str]:
 
 
 def test_every_metric_asked_for_is_one_that_ray_or_a_run_exports():
+    from pipelines import ingest_meters
     from xnemo_platform import metrics
 
     ours = {f"ray_{metrics.STEP}", f"ray_{metrics.VALUE}"}
+    ours |= {f"ray_xnemo_ingest_{name}_total" for name in ingest_meters.COUNTERS}
     panels = "\n".join(path.read_text() for path in (RAY / "dashboard/modules/metrics/dashboards").glob("*.py"))
     known = set(re.findall(r"\bray_\w+", panels))
     bare = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in known}

@@ -6,14 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
+from pipelines import clips
 from pipelines.clips import ClipConfig, _reject, cut, examine, extract, shot_starts
 from pipelines.tracks import Track
 from tests.pipelines.drawn import SIZE, head, head_video, moving
+from xnemo.errors import XNeMoError
 from xnemo.media import faces, images
 from xnemo.media.blazeface import overlap
 from xnemo.media.images import decode_jpeg
 from xnemo.media.limits import LIMITS
 from xnemo.media.video import write_video
+from xnemo_platform.sandbox import Limits, Sandbox
 
 CONFIG = ClipConfig(size=128, min_face_px=40, min_frames=10, max_frames=60)
 
@@ -150,6 +153,72 @@ def test_sound_comes_along_when_asked(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", moving(3, 25), 25, audio_from=voiced)
     assert clips_of(path)["clips"][0]["audio"] is None
     assert clips_of(path, CONFIG.model_copy(update={"audio": True}))["clips"][0]["audio"][4:8] == b"ftyp"
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of the published names and shapes: an SFD that sees one large face everywhere, and a FAN of random
+    weights."""
+    import torch
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+    from face_alignment.models import FAN
+
+    folder = tmp_path_factory.mktemp("face-models")
+    sfd = {name: torch.zeros_like(tensor) for name, tensor in s3fd().state_dict().items()}
+    for name, tensor in sfd.items():
+        if name.endswith("mbox_conf.bias"):
+            tensor[: -1 if name != "conv7_2_mbox_conf.bias" else 0] = 5  # no face, whatever is seen
+    sfd["conv7_2_mbox_conf.bias"][1] = 5  # but in the coarsest layer
+    torch.save(sfd, folder / faces.SFD_FILE)
+    torch.manual_seed(0)
+    torch.save(FAN(4).state_dict(), folder / faces.FAN_FILE)
+    return folder
+
+
+@pytest.mark.slow
+def test_placed_networks_bring_their_boxes_and_68_landmarks(
+    placed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XNEMO_FACE_MODELS", str(placed))
+    path = str(head_video(tmp_path / "a.mp4", seed=3, frames=2))
+    config = CONFIG.model_copy(update={"detector": "sfd", "min_frames": 2, "faces": "largest"})
+    with Sandbox(Limits(seconds=600)) as box:  # a process that has found no network yet, as in an ingestion
+        outcome = box.call(extract, path, examine(path, LIMITS), 0.0, 1.0, config, LIMITS)
+    assert outcome.kind == "ok", outcome
+    (clip,) = outcome.value["clips"]
+    assert clip["detector"] == "sfd"
+    assert (clip["landmarks"].shape, clip["landmarks"].dtype) == ((2, 136), np.float32)
+    boxes, points = clip["face_boxes"][:, None], clip["landmarks"].reshape(2, 68, 2)
+    centre, side = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    assert (np.abs(points - centre) < 1.2 * side).all()  # inside what the network was shown of the picture
+    assert len(np.unique(points.round().reshape(-1, 2), axis=0)) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "network"), [(faces.SFD_FILE, "S3FD"), (faces.FAN_FILE, "2DFAN4")])
+@pytest.mark.parametrize("content", [b"", b"no weights", "other"])
+def test_a_wrong_weights_file_stops_a_run_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, network: str, content: bytes | str
+) -> None:
+    import torch
+
+    monkeypatch.setenv("XNEMO_FACE_MODELS", str(tmp_path))
+    monkeypatch.setattr(clips, "_detector", faces.detector)  # not one that was found before
+    monkeypatch.setattr(clips, "_landmark_net", faces.landmarks68)
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        torch.save({"weight": torch.zeros(2)}, tmp_path / name)
+    detector = "sfd" if name == faces.SFD_FILE else "haar"
+    with pytest.raises(XNeMoError, match=f"{name} holds no weights of {network} .*fetch it again"):
+        clips.check_networks(CONFIG.model_copy(update={"detector": detector}))
+
+
+def test_a_detector_without_its_weights_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XNEMO_FACE_MODELS", str(tmp_path))
+    monkeypatch.setattr(clips, "_detector", faces.detector)
+    with pytest.raises(XNeMoError, match=f"{faces.SFD_FILE} is missing"):
+        clips.check_networks(CONFIG.model_copy(update={"detector": "sfd"}))
 
 
 @pytest.mark.real_media

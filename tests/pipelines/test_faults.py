@@ -128,6 +128,28 @@ def test_a_disk_that_fills_up_is_one_sentence_and_no_torn_shard(tmp_path: Path) 
     assert list(tmp_path.glob("shards/.*")) == []
 
 
+SMALL_DISK = """
+mount -t tmpfs -o size=2m tmpfs "$1" || exit 77
+"$2" -c "$3" "$1"
+echo "left with $?"
+"$2" -c 'import sys; from pathlib import Path; from tests.pipelines.test_faults import whole
+print(whole(Path(sys.argv[1])), "whole,", len(list(Path(sys.argv[1]).glob("shards/.*"))), "torn")' "$1"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_disk_that_is_really_full_keeps_what_was_written_before(tmp_path: Path) -> None:
+    """On a disk of 2 MiB that only this test sees: shards of 300 kB are published until no more fits."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
+    done = subprocess.run([*command, sys.executable, WRITE], cwd=ROOT, env=env, capture_output=True, text=True)
+    if done.returncode in (1, 77, 127) and "whole" not in done.stdout:
+        pytest.skip(f"no private disk can be had here: {done.stderr.strip()[-200:]}")
+    assert done.stdout.splitlines() == ["left with 1", "5 whole, 0 torn"]
+    assert "No space left on device; 0 MiB free): make room" in done.stderr.strip().splitlines()[-1]
+
+
 @pytest.mark.usefixtures("in_process")
 def test_links_that_lead_out_or_round_are_told_and_not_followed(tmp_path: Path) -> None:
     source, outside = tmp_path / "videos", tmp_path / "outside"
@@ -140,6 +162,17 @@ def test_links_that_lead_out_or_round_are_told_and_not_followed(tmp_path: Path) 
     summary = run(config(source, tmp_path / "out"))
     assert summary["clips"] == 1
     assert summary["quarantined"] == {"link": 2, "outside_root": 1, "unreachable": 1}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_pipes_and_names_that_are_no_text_are_told_and_hold_nobody_up(tmp_path: Path) -> None:
+    source = tmp_path / "videos"
+    head_video(source / "good\n ü.mp4", 3, frames=14)
+    os.mkfifo(source / "pipe.mp4")
+    Path(os.fsdecode(os.fsencode(source) + b"/bad\xff.mp4")).write_bytes(b"x")
+    assert run(config(source, tmp_path / "out", max_quarantine=1))["clips"] == 1
+    found = {(Path(row["source_uri"]).name, row["code"]) for row in quarantine.read(str(tmp_path / "out"))}
+    assert found == {("pipe.mp4", "format"), ("bad\\udcff.mp4", "name")}
 
 
 def test_a_person_is_looked_for_only_where_the_data_set_says(tmp_path: Path) -> None:

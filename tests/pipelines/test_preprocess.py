@@ -11,12 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
+import ray
 
 from pipelines import ingest, plan, preprocess, quarantine
 from pipelines.clips import ClipConfig
-from pipelines.preprocess import IngestConfig, estimate, run
+from pipelines.estimate import estimate
+from pipelines.preprocess import IngestConfig, run
 from pipelines.shards import ClipReader
 from tests.pipelines.drawn import head_video
 from xnemo.media.images import decode_jpeg
@@ -236,11 +239,26 @@ def test_a_data_set_can_lie_in_an_object_store(people: Path, in_process: None, t
     assert summary["clips"] == len(ClipReader(output)) == 2
 
 
-def test_an_estimate_writes_nothing(people: Path, tmp_path: Path) -> None:
+def test_an_estimate_is_measured_on_some_of_the_inputs_and_writes_nothing(
+    people: Path, tmp_path: Path, in_process: None
+) -> None:
     found = estimate(config(people, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
     assert (found["inputs"], found["units"], found["unreadable_in_sample"]) == (7, 7, 0)
     assert found["frames"] == pytest.approx(14 * 6 + 20, abs=7)
-    assert not (tmp_path / "out").exists()
+    assert (found["measured"]["inputs"], found["measured"]["frames"]) == (3, 3 * 14)
+    assert found["measured"]["frames_per_s_of_a_worker"] > 0
+    run(config(people, tmp_path / "out"))
+    reader = ClipReader(str(tmp_path / "out"))
+    assert found["bytes"] == pytest.approx(sum(len(f) for k in range(7) for f in reader[k].frames), rel=0.3)
+
+
+def test_what_cannot_be_measured_is_not_guessed(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        (tmp_path / "videos" / f"{number}.mp4").write_bytes(b"no video %d" % number)
+    found = estimate(config(tmp_path / "videos", tmp_path / "out"))
+    assert (found["unreadable_in_sample"], found["seconds"], found["bytes"]) == (2, None, None)
 
 
 def test_without_a_callback_a_line_tells_counts_and_time(
@@ -286,6 +304,32 @@ def test_on_ray_the_data_are_those_of_one_process(
     people: Path, reference: str, tmp_path: Path, in_process: None
 ) -> None:
     assert run(config(people, tmp_path / "out"))["manifest_sha256"] == reference
+
+
+@pytest.mark.slow
+def test_stages_are_counted_for_prometheus_and_rays_bars_are_shown_when_asked(
+    people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(people, tmp_path / "videos")
+    (source / "bad.mp4").write_bytes(b"no video")
+    often = {"metrics_report_interval_ms": 500}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _system_config=often)
+    try:
+        run(config(source, tmp_path / "out", ray_progress=True))
+        assert "Map(Ingest)" in capfd.readouterr().err
+        [node] = ray.nodes()
+        wanted = {f'stage="{name}"' for name in ("fetch", "probe", "decode", "detect", "crop", "write")}
+        wanted |= {'outcome="used"', 'outcome="format"', 'fate="kept"'}
+        end = time.monotonic() + 60
+        while wanted:
+            text = httpx2.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10).text
+            told = "".join(line for line in text.splitlines() if line.startswith("ray_xnemo_ingest_"))
+            wanted = {tag for tag in wanted if tag not in told}
+            assert time.monotonic() < end, wanted
+            time.sleep(0.5)
+        assert "ray_xnemo_ingest_seconds_total{" in text
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.slow

@@ -66,7 +66,32 @@ def test_an_hdtf_crop_of_unknown_height_is_not_used(hdtf: Path) -> None:
     assert all(source.region is None for source in listed("hdtf", hdtf))
 
 
-def test_vfhq_frames_lie_in_folders_or_zips_at_the_rate_of_their_meta_file(tmp_path: Path) -> None:
+def test_hdtf_knows_a_person_by_any_of_the_names_a_clip_goes_by(hdtf: Path) -> None:
+    touch(hdtf / "HDTF_dataset" / "WDA_annotion_time.txt", "AnnSmith1.mp4 00:10-01:05\nBobOwen0.mp4 00:01-00:09")
+    for name in ("WDA_AnnSmith2_000", "WDA_BobOwen0_000", "WDA_BobOwen0_001", "RD_Radio1_000", "WRA_VickyHartzler_004"):
+        touch(hdtf / "flat" / f"{name}.mp4", name)
+    found = listed("hdtf", hdtf)
+    assert codes(found) == []  # BobOwen0 is there in parts
+    assert sorted((Path(s.uri).stem, s.identity) for s in found) == [
+        ("AnnSmith1", "AnnSmith"),
+        ("RD_Radio12_003", "Radio12"),
+        ("RD_Radio1_000", "Radio1"),  # not the person of Radio12: speakers on the radio have only a number
+        ("WDA_AnnSmith2_000", "AnnSmith"),
+        ("WDA_BobOwen0_000", "BobOwen"),
+        ("WDA_BobOwen0_001", "BobOwen"),
+        ("WRA_VickyHartzler_004", "VickyHartzler"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["Clip+x+P1+C0", "Clip+x+y+P1+C0+F0-9", "clip+x+P1+C0+F0-9"])
+def test_vfhq_names_of_other_than_five_parts_are_no_clips(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / f"{name}.mp4")
+    assert listed("vfhq", tmp_path) == []
+
+
+def test_vfhq_frames_lie_in_folders_or_zips_at_the_rate_of_their_meta_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     other = "Clip+x+P1+C0+F0-9"
     for group in ("group1", "group2"):  # folders of the same name in two groups
         touch(tmp_path / group / CLIP / "00000000.png")
@@ -83,6 +108,7 @@ def test_vfhq_frames_lie_in_folders_or_zips_at_the_rate_of_their_meta_file(tmp_p
         ("group4.zip", "", None),
     ]
     assert codes(found) == ["format"]
+    assert f"{other}: no meta file says its frame rate; 30 is assumed" in caplog.text
 
 
 def test_a_vfhq_meta_file_names_a_span_of_a_whole_video(tmp_path: Path) -> None:
@@ -195,6 +221,23 @@ def test_mead_brings_emotion_and_intensity_of_the_front_view(tmp_path: Path) -> 
     (source,) = listed("mead", tmp_path)
     assert (source.identity, source.emotion, source.intensity) == ("M003", "angry", 2)
     assert len(listed("mead", tmp_path, SourceConfig(cameras=("front", "left_30")))) == 2
+
+
+def test_mead_lies_with_or_without_its_video_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "MEAD" / "W011" / "front" / "neutral" / "level_1" / "030.mp4")
+    touch(tmp_path / "MEAD" / "W011" / "audio" / "neutral" / "level_1" / "030.m4a")
+    touch(tmp_path / "MEAD" / "W011" / "video" / "top" / "happy" / "level_3" / "001.mp4")
+    touch(tmp_path / "MEAD" / "W011" / "preview.mp4")
+    (source,) = listed("mead", tmp_path)
+    assert (source.identity, source.emotion, source.intensity) == ("W011", "neutral", 1)
+
+
+def test_dfew_takes_the_larger_of_two_copies(tmp_path: Path) -> None:
+    touch(tmp_path / "EmoLabel_DataSplit" / "train(single-labeled)" / "set_1.csv", "video_name,label\n00003,1\n")
+    touch(tmp_path / "Annotation" / "annotation.csv", "1happy,2sad,order,label\n9,1,3,1\n")
+    touch(tmp_path / "Clip" / "clip_224x224_avi" / "00003.avi")
+    touch(tmp_path / "Clip" / "original" / "part_1" / "3.mp4")
+    assert [(Path(s.uri).name, s.emotion) for s in listed("dfew", tmp_path)] == [("3.mp4", "happy")]
 
 
 def test_dfew_brings_the_emotion_of_clips_with_one_label(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import plan, preprocess, quarantine
-from pipelines.preprocess import IngestConfig, estimate, run
+from pipelines.estimate import estimate
+from pipelines.preprocess import IngestConfig, run
 from pipelines.shards import ClipReader
 from pipelines.summary import drawn, histograms
 from tests.pipelines import stores

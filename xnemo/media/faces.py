@@ -158,14 +158,18 @@ def detector(name: str = "auto") -> FaceDetector:
 
 def _model(folder: Path, file: str) -> Path:
     if not (folder / file).is_file():
-        raise XNeMoError(f"the face model {folder / file} is missing: {_MEND}")
+        mend = "place face-alignment's file of that name there, or choose another detector"
+        raise XNeMoError(f"the face model {folder / file} is missing: {mend if file == SFD_FILE else _MEND}")
     return folder / file
 
 
 def _sfd(path: Path) -> Find:
     from face_alignment.detection.sfd import FaceDetector as Sfd
 
-    net = Sfd("cpu", path_to_detector=str(path), filter_threshold=MIN_SCORE)
+    try:
+        net = Sfd("cpu", path_to_detector=str(path), filter_threshold=MIN_SCORE)
+    except Exception as error:  # a damaged file fails in many ways
+        raise XNeMoError(f"{path} holds no weights of S3FD ({type(error).__name__}): fetch it again") from error
 
     def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = np.array(net.detect_from_image(image), np.float64).reshape(-1, 5)

@@ -35,7 +35,8 @@ _DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg"}
 class VideoInfo:
     """Header facts. width, height: as presented, after rotation. frames: presented, counted by demuxing.
 
-    times: presentation time of each frame, seconds from the first one. decord: whether decord reads it right.
+    times: presentation time of each frame, seconds from the first one. origin: that one's own time stamp, seconds;
+    None where the frames carry none. decord: whether decord reads it right.
     """
 
     width: int
@@ -48,6 +49,7 @@ class VideoInfo:
     codec: str
     decord: bool
     times: np.ndarray = field(repr=False, compare=False)
+    origin: float | None = None
 
 
 def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
@@ -72,14 +74,14 @@ def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
         if stream.frames > limits.frames:
             raise MediaError("too_long", f"{path.name} has {stream.frames} frames, more than {limits.frames}")
         try:
-            times, listed = _presentation_times(path, container, stream, limits)
+            times, timed, listed = _presentation_times(path, container, stream, limits)
         except av.error.FFmpegError as error:
             raise MediaError("unreadable", f"{path.name} cannot be read: {error}") from error
         try:
             rotation = _rotation(container, stream)
         except av.error.FFmpegError as error:
             raise MediaError("corrupt", f"{path.name} is damaged at its first frame: {error}") from error
-        return _info(path, container, stream, rotation, times, listed, limits)
+        return _info(path, container, stream, rotation, times, timed, listed, limits)
 
 
 def open_container(path: Path, limits: Limits) -> Any:  # an av container
@@ -134,9 +136,9 @@ def _presentation_times(
     container: Any,
     stream: Any,
     limits: Limits,
-) -> tuple[np.ndarray, bool]:
-    """(sorted times in seconds of the presented frames, whether they are all that the file lists). Packets an
-    edit list hides are marked by the demuxer and are not presented."""
+) -> tuple[np.ndarray, bool, bool]:
+    """(sorted times in seconds of the presented frames, whether they are the file's own, whether these frames are all
+    that it lists). Packets an edit list hides are marked by the demuxer and are not presented."""
     stamps, total = [], 0
     for packet in container.demux(stream):
         if packet.size == 0 or packet.is_corrupt:  # the end, or cut in two by the end of the file
@@ -154,8 +156,8 @@ def _presentation_times(
         raise MediaError("no_frames", f"{path.name} holds no frames")
     listed = total == len(stamps) and declared in (0, stream.frames)
     if any(stamp is None for stamp in stamps):  # raw streams in avi: count at the nominal rate
-        return np.arange(len(stamps)) / float(stream.average_rate or 25), listed
-    return np.sort(np.asarray(stamps, np.float64)) * float(stream.time_base), listed
+        return np.arange(len(stamps)) / float(stream.average_rate or 25), False, listed
+    return np.sort(np.asarray(stamps, np.float64)) * float(stream.time_base), True, listed
 
 
 def _info(
@@ -164,9 +166,11 @@ def _info(
     stream: Any,
     rotation: int,
     times: np.ndarray,
+    timed: bool,
     listed: bool,
     limits: Limits,
 ) -> VideoInfo:
+    origin = float(times[0]) if timed else None
     times = times - times[0]
     span = float(times[-1])
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(stream.average_rate or 25)
@@ -195,6 +199,7 @@ def _info(
         codec.name,
         listed and rotation == 0 and codec.name in _DECORD_CODECS,
         times,
+        origin,
     )
 
 

@@ -8,10 +8,12 @@ Frames are uint8 RGB, HWC, with the container's rotation applied. Times are the 
 in seconds from the first presented frame, so variable frame rates come out right.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,16 +72,15 @@ def stream_frames(
     unique, position = np.unique(wanted, return_inverse=True)
     read = _read_decord if info.decord and not steady else _read_pyav
     done, complaints = 0, _Complaints(refuse_damage)
-    for first, frames in complaints.heard(read(Path(path), info, unique, width, height, limits)):
+    for first, frames in complaints.heard(read(Path(path), info, unique, width, height, limits, refuse_damage)):
         # `frames` are unique[first:first+n]; hand out every wanted position that falls into them
         stop = int(np.searchsorted(position, first + len(frames)))
-        if stop - done == len(frames):
-            yield frames
-        else:
-            for at in range(done, stop, _BATCH):
-                yield frames[position[at : min(at + _BATCH, stop)] - first]
+        for at in range(done, stop, _BATCH):
+            asked = position[at : min(at + _BATCH, stop)] - first
+            straight = bool((np.diff(asked) == 1).all())  # else some are shown twice, and copied
+            yield frames[asked[0] : asked[-1] + 1] if straight else frames[asked]
         done = stop
-    if complaints.any or (refuse_damage and read is _read_pyav):
+    if complaints.any:
         check(path, start, info.duration if end is None else end, limits)
     if done != len(wanted):
         raise MediaError("truncated", f"{Path(path).name}: {done} of {len(wanted)} frames could be decoded")
@@ -148,7 +149,7 @@ def shrunk(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
 
 
 def _read_decord(
-    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits
+    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits, refuse_damage: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     import decord
 
@@ -163,24 +164,27 @@ def _read_decord(
     except (RuntimeError, decord.DECORDError) as error:
         cause = str(error).strip().splitlines()[0][-200:]
         raise MediaError("corrupt", f"{path.name} is damaged: {cause}") from error
-    yield from _read_pyav(path, info, indices, width, height, limits)  # counts disagree: PyAV is right
+    yield from _read_pyav(path, info, indices, width, height, limits, refuse_damage)  # counts disagree: PyAV is right
 
 
 def _read_pyav(
-    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits
+    path: Path, info: VideoInfo, indices: np.ndarray, width: int, height: int, limits: Limits, refuse_damage: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     import av
 
     turned = info.rotation in (90, 270)
     shape = {"width": height, "height": width} if turned else {"width": width, "height": height}
     most = max(1, min(_BATCH, _BATCH_BYTES // (3 * width * height)))
-    batch, count, first, number = np.empty((0, height, width, 3), np.uint8), 0, 0, 0
+    batch, count, first = np.empty((0, height, width, 3), np.uint8), 0, 0
+    number = int(indices[0])
     with open_container(path, limits) as container:
         stream = container.streams.video[0]
+        if refuse_damage:
+            stream.codec_context.options = {"err_detect": "explode"}
         try:
-            for number, frame in enumerate(container.decode(stream)):
-                if first + count == len(indices):
-                    break
+            for number, frame in _numbered(container, stream, info, int(indices[0])):
+                if refuse_damage and frame.is_corrupt and number >= indices[0]:
+                    raise MediaError("corrupt", f"{path.name} is damaged at frame {number}")
                 if number != indices[first + count]:
                     continue
                 if count == 0:
@@ -188,6 +192,8 @@ def _read_pyav(
                 picture = frame.reformat(**shape, format="rgb24", interpolation="AREA").to_ndarray()
                 batch[count] = np.rot90(picture, info.rotation // 90)
                 count += 1
+                if number == indices[-1]:
+                    break
                 if count == len(batch):
                     yield first, batch
                     first, count = first + count, 0
@@ -195,3 +201,23 @@ def _read_pyav(
             raise MediaError("corrupt", f"{path.name} is damaged near frame {number}: {error}") from error
     if count:
         yield first, batch[:count]
+
+
+def _numbered(container: Any, stream: Any, info: VideoInfo, begin: int) -> Iterator[tuple[int, Any]]:
+    """(number, decoded frame) from the key frame before frame `begin` on, so that the last minute of a long video
+    costs no more than the first; from the beginning where the frames carry no times or the file cannot seek."""
+    import av
+
+    if begin > 0 and info.origin is not None:
+        wanted = info.times[begin] + info.origin
+        with contextlib.suppress(av.error.FFmpegError):  # cannot seek, so this is still the beginning
+            container.seek(int(wanted / stream.time_base), stream=stream)
+        for count, frame in enumerate(container.decode(stream)):
+            number = -1 if frame.time is None else int(np.abs(info.times + info.origin - frame.time).argmin())
+            if count == 0 and not 0 <= number <= begin:
+                container.seek(0)
+                break
+            yield number, frame
+        else:
+            return
+    yield from enumerate(container.decode(stream))

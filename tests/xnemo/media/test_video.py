@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -91,6 +92,37 @@ def test_hidden_frames_of_an_edit_list_are_not_shown(clip: Path, tmp_path: Path)
     path = with_edit_list(clip, tmp_path / "edited.mp4", hidden=15)
     assert not probe(path).decord
     assert numbers(read_frames(path)) == list(range(15, 50))
+
+
+@pytest.mark.parametrize("name", ["turned.mp4", "av1.mp4", "edited.mp4", "vp9.webm"])
+def test_the_other_decoder_begins_where_it_is_asked_to(video: Make, clip: Path, tmp_path: Path, name: str) -> None:
+    times, first = [k / 25 for k in range(40)], 0
+    if name == "edited.mp4":
+        path, first = with_edit_list(clip, tmp_path / name, hidden=10), 10
+    else:
+        codec = {"av1.mp4": "libsvtav1", "vp9.webm": "libvpx-vp9"}.get(name, "libx264")
+        path = video(name, times, codec=codec, rotation=180 if name == "turned.mp4" else 0)
+    info = replace(probe(path), decord=False)
+    found = np.concatenate(list(stream_frames(path, info=info, start=1.0, end=1.4, refuse_damage=True)))
+    found = found[:, ::-1, ::-1] if name == "turned.mp4" else found
+    assert numbers(found) == list(range(first + 25, first + 35))
+
+
+def test_the_other_decoder_is_not_stopped_by_damage_it_need_not_read(video: Make) -> None:
+    path = video("turned.mp4", [k / 25 for k in range(60)], rotation=90)
+    whole = probe(path)
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size, p.is_keyframe) for p in container.demux(video=0) if p.size]
+    (at, size, _), data = [packet for packet in packets if packet[2]][1], bytearray(path.read_bytes())
+    data[at + 8 : at + size] = bytes(size - 8)  # the picture of the second key frame, frame 12
+    path.write_bytes(data)
+
+    def asked(start: float, end: float) -> int:
+        return sum(map(len, stream_frames(path, info=whole, start=start, end=end, refuse_damage=True)))
+
+    assert (asked(0.0, 0.4), asked(2.0, 2.4)) == (10, 10)
+    with pytest.raises(MediaError, match="is damaged"):
+        asked(0.4, 0.8)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libsvtav1"), ("a.webm", "libvpx-vp9"), ("a.mkv", "libx264")])
