@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +45,15 @@ def process(*command: object, env: dict[str, str], log: Path, user: str | None =
 
 
 def kill(started: subprocess.Popen) -> None:
-    """SIGKILL to everything the process started, as a machine that loses power."""
+    """SIGKILL to everything the process started, as a machine that loses power: jobs have sessions of their own."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(started.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
+    for each in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     started.wait()
 
 
@@ -64,6 +71,7 @@ def until(ready: Callable[[], object], what: str, log: Path | None = None, withi
 
 def bindable(port: int) -> bool:
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Ray's servers do
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -208,8 +216,10 @@ class RayNodes:
         else:
             command += [f"--address=127.0.0.1:{self.gcs}"]
         log = self.folder / f"{name}.log"
-        if name == "head":  # connections of a head that was killed hold its ports for a minute
+        if name == "head":
             until(lambda: bindable(self.gcs) and bindable(self.dashboard), "the head's ports", within_s=90)
+            # else Ray takes the workers of this machine, which know its address, for a head that still runs
+            Path(self.temporary, "ray_current_cluster").unlink(missing_ok=True)
         for _ in range(3):  # Ray gives a node 30 s to come up, which a busy machine may not keep
             said = len(log.read_text(errors="replace")) if log.exists() else 0
             node = self.stack.enter_context(process(*command, env=dict(os.environ) | self.env, log=log))

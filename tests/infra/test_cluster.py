@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import urllib.request
@@ -141,6 +142,34 @@ def test_the_trained_model_is_served_from_the_cluster(world):
     assert parts.answers(f"http://127.0.0.1:{port}/readyz")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10) as answer:
         assert json.loads(answer.read())
+
+
+def test_a_head_that_is_restarted_costs_a_job_nothing_it_committed(world):
+    """The driver dies with the head. Whoever follows, lists or asks is told so, and the command told goes on."""
+    run = world.folder / "home" / "runs" / "again"
+    words = ["train", "appearance", "--config", str(ROOT / "jobs/configs/train-small-appearance.yaml")]
+    words += ["--dataset", f"s3://{parts.BUCKET}/shards", "--output", str(run), *TRAIN, "loop.workers=1"]
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "submit", "--id", "train-2", *words], cwd=world.folder, env=world.person,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    parts.until(lambda: list(run.glob("checkpoints/*/COMMIT.json")), "the first commit", within_s=240)
+    world.nodes.kill("head")
+    world.nodes.start("head", "--num-cpus=2")
+    told, _ = follower.communicate(timeout=240)
+    assert follower.returncode == 1, told
+    assert "does not answer; waiting for it" in told
+    command = re.search(r"^job train-2: LOST .* goes on from its last commit with: xnemo (.*)$", told, re.MULTILINE)
+    assert command, told
+    listed = world.xnemo("jobs", "list")
+    assert re.search(r"^ingest-1 +SUCCEEDED", listed, re.MULTILINE), "Redis remembers the jobs of before"
+    assert re.search(r"^train-2 +LOST", listed, re.MULTILINE), listed
+    assert "LOST" in world.xnemo("jobs", "status", "train-2", ok=False)
+    said = world.xnemo(*shlex.split(command[1]))
+    assert "train-2: SUCCEEDED" in said, said
+    steps = [json.loads(line)["step"] for line in (run / "outbox.jsonl").read_text().splitlines() if line]
+    assert set(steps) == {5, 10, 15, 20, 25, 30}
+    assert steps.count(5) == 1, "what was committed is not done again"
 
 
 def test_no_secret_was_written_anywhere_on_the_way(world):
