@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -18,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.postgres import postgres as server
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 UP_WITHIN_S = 240.0
@@ -31,12 +32,12 @@ OWN_PORTS = (
 
 
 @contextlib.contextmanager
-def process(*command: object, env: dict[str, str], log: Path, user: str | None = None) -> Iterator[subprocess.Popen]:
+def process(*command: object, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
     """A process in a session of its own; the whole session is killed at the end."""
     with log.open("ab") as output:
         started = subprocess.Popen(
             [str(word) for word in command], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, user=user, cwd="/",
+            start_new_session=True, cwd="/",
         )  # fmt: skip
     try:
         yield started
@@ -92,44 +93,13 @@ def answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def postgres(password: str) -> Iterator[dict[str, str]]:
-    """An installed Postgres with the database `mlflow`; the variables its clients need. Skips where there is none."""
-    found = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
-    if not found:
-        pytest.skip("no Postgres is installed (initdb)")
-    tools = Path(found).resolve().parent
-    user = None if os.geteuid() else "postgres"  # it refuses to be root
-    if user and user not in {each.pw_name for each in pwd.getpwall()}:
-        pytest.skip("Postgres does not run as root, and there is no user postgres")
-    folder, port = Path(tempfile.mkdtemp(prefix="xnemo-pg-", dir="/tmp")), free_port()
-    (folder / "password").write_text(password)
-    if user:
-        for path in (folder, folder / "password"):
-            shutil.chown(path, user)
-    plain = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-    client = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mlflow", "PGPASSWORD": password}
-    try:
-        make = [
-            tools / "initdb",
-            "-D",
-            folder / "data",
-            "-U",
-            "mlflow",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--no-sync",
-        ]
-        subprocess.run(
-            [*make, f"--pwfile={folder / 'password'}"], check=True, capture_output=True, user=user, cwd="/", env=plain
-        )
-        serve = [tools / "postgres", "-D", folder / "data", "-p", port, "-h", "127.0.0.1", "-k", folder]
-        with process(*serve, env=plain, log=folder / "log", user=user):
-            ask = [tools / "psql", "-d", "postgres", "-tc"]
-            env = plain | client
-            until(lambda: not subprocess.run([*ask, "select 1"], env=env, capture_output=True).returncode, "Postgres")
-            subprocess.run([*ask, "create database mlflow"], env=env, check=True, capture_output=True)
-            yield client | {"PATH": f"{tools}:{os.environ['PATH']}"}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Postgres with the database `mlflow`; the variables its clients need."""
+    with tempfile.TemporaryDirectory(prefix="xnemo-pg-", dir="/tmp") as folder:  # short, and open to its user
+        Path(folder).chmod(0o711)
+        with server(Path(folder, "pg"), role="mlflow", password=password) as started:
+            env = dict(os.environ) | started.env
+            subprocess.run([started.tools / "createdb", "mlflow"], env=env, check=True, capture_output=True)
+            yield started.env
 
 
 @contextlib.contextmanager
