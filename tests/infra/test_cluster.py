@@ -149,14 +149,13 @@ def test_a_head_that_is_restarted_costs_a_job_nothing_it_committed(world):
     run = world.folder / "home" / "runs" / "again"
     words = ["train", "appearance", "--config", str(ROOT / "jobs/configs/train-small-appearance.yaml")]
     words += ["--dataset", f"s3://{parts.BUCKET}/shards", "--output", str(run), *TRAIN, "loop.workers=1"]
-    follower = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "submit", "--id", "train-2", *words], cwd=world.folder, env=world.person,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    parts.until(lambda: list(run.glob("checkpoints/*/COMMIT.json")), "the first commit", within_s=240)
-    world.nodes.kill("head")
-    world.nodes.start("head", "--num-cpus=2")
-    told, _ = follower.communicate(timeout=240)
+    log, submit = world.folder / "follower.log", ["-m", "jobs.cli", "submit", "--id", "train-2"]
+    with parts.process(sys.executable, *submit, *words, env=world.person, log=log) as follower:
+        parts.until(lambda: list(run.glob("checkpoints/*/COMMIT.json")), "the first commit", log)
+        world.nodes.kill("head")
+        world.nodes.start("head", "--num-cpus=2")
+        follower.wait(timeout=240)
+    told = log.read_text()
     assert follower.returncode == 1, told
     assert "does not answer; waiting for it" in told
     command = re.search(r"^job train-2: LOST .* goes on from its last commit with: xnemo (.*)$", told, re.MULTILINE)
