@@ -70,7 +70,9 @@ def validate(thing: dict[str, Any]) -> None:
     if thing["apiVersion"] != "ray.io/v1":
         kubernetes_validate.validate(thing, KUBERNETES, strict=True)
         return
-    whole = fields("apiVersion kind metadata spec", apiVersion=TEXT, kind=TEXT, metadata=META, spec=SPECS[thing["kind"]])
+    whole = fields(
+        "apiVersion kind metadata spec", apiVersion=TEXT, kind=TEXT, metadata=META, spec=SPECS[thing["kind"]]
+    )
     jsonschema.validate(thing, whole)
     for template in templates(thing["spec"]):
         about = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"} | template.get("metadata", {})}

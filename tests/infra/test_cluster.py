@@ -117,6 +117,15 @@ def test_who_may_not_come_in_is_told_why(world, env, said):
     assert "stale-token" not in told
 
 
+def test_the_doctor_names_what_the_nodes_cannot_reach(world):
+    away = {"XNEMO_STORAGE": "s3://nobodys", "XNEMO_TRACKING_URI": "http://127.0.0.1:9"}
+    said = world.xnemo("doctor", "--address", world.nodes.address, "--gpu", ok=False, **away)
+    assert len(re.findall(r"^fail .*storage: s3://nobodys.* cannot be reached", said, re.MULTILINE)) == 2, said
+    assert len(re.findall(r"^fail .*mlflow: http://127.0.0.1:9: ", said, re.MULTILINE)) == 2, said
+    assert re.search(r"^fail .*2 nodes, no GPU", said, re.MULTILINE)
+    assert "5 of 5 checks failed" in said
+
+
 def test_a_training_outlives_the_node_it_ran_on_and_goes_on_when_another_joins(world):
     run = world.folder / "home" / "runs" / "appearance"
     words = ["train", "appearance", "--config", str(ROOT / "jobs/configs/train-small-appearance.yaml")]
