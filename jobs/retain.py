@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
     arguments = options.parse_args(argv)
 
-    from xnemo_platform import registry, retention
+    from xnemo_platform import registry, retention, storage
     from xnemo_platform.errors import PlatformError
     from xnemo_platform.settings import settings
 
@@ -29,14 +29,18 @@ def main(argv: Sequence[str]) -> int:
     except PlatformError as error:
         print(f"cached models are left alone: {error}")
         kept = None
-    found = retention.leftovers(places.home, arguments.days, arguments.dataset, kept)
+    found, freed, kept_back = retention.leftovers(places.home, arguments.days, arguments.dataset, kept), 0.0, 0
     for each in found:
         print(f"{each.size / 1e6:10.1f} MB  {each.why:<30}  {each.place}")
-        if not arguments.dry_run:
-            retention.remove(each)
-    freed = sum(each.size for each in found) / 1e9
-    print(f"{len(found)} leftovers, {freed:.2f} GB {'would be freed' if arguments.dry_run else 'freed'}")
-    return 0
+        try:
+            if not arguments.dry_run:
+                storage.remove(each.place)
+            freed += each.size / 1e9
+        except (PlatformError, OSError) as error:  # the others go nevertheless
+            kept_back += 1
+            print(f"{'':13}  stays: {error}")
+    print(f"{len(found) - kept_back} leftovers, {freed:.2f} GB {'would be freed' if arguments.dry_run else 'freed'}")
+    return 1 if kept_back else 0
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ def main(argv: Sequence[str]) -> int:
     arguments = options.parse_args([*argv[: cut + 1]])
     words = [*argv[cut:]]
 
+    import shlex
     import socket
     import time
 
-    from xnemo_platform import submit
+    from xnemo_platform import job_server, submit
     from xnemo_platform.errors import PlatformError
     from xnemo_platform.settings import explicit, settings
 
@@ -42,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         raise PlatformError("no cluster to submit to: give --address http://head:8265 or set XNEMO_RAY_ADDRESS.")
     job_id = arguments.id or f"{words[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
     module = COMMANDS[words[0]][0]
-    env = places.env() if submit.shares_files(address) else explicit()
-    facts = {"command": " ".join(words[:2]), "client": socket.gethostname()}
+    env = places.env() if job_server.shares_files(address) else explicit()
+    facts = {"command": shlex.join(words), "client": socket.gethostname()}
     job = submit.submit([module, *words[1:]], job_id, address, env=env, metadata=facts)
     print(f"job {job.id} at {address}: {job.status}", flush=True)
     if arguments.no_follow:

@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
         raise PlatformError(f"xnemo jobs {arguments.what} needs the id of a job; `xnemo jobs list` shows them.")
     if arguments.what == "stop":
         submit.stop(arguments.id, address)
+        print(f"{arguments.id}: asked to stop; `xnemo jobs status {arguments.id}` says when it has")
         return 0
     found = submit.find(arguments.id, address)
     if found is None:

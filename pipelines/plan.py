@@ -225,15 +225,13 @@ def publish_record(output: str, version: str, record: dict[str, Any]) -> None:
 def records(output: str, version: str, units: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
     """Records of the journal, of these units or of all."""
     folder = storage.join(output, JOURNAL)
-    for name in storage.list_files(folder):
-        if units is None or name.removesuffix(".json") in units:
-            record = json.loads(storage.read_bytes(storage.join(folder, name)))
-            if record["version"] == version:
-                yield record
+    names = [name for name in storage.list_files(folder) if units is None or name.removesuffix(".json") in units]
+    for data in storage.read_many(folder, names):
+        record = json.loads(data)
+        if record["version"] == version:
+            yield record
 
 
 def clear_journal(output: str) -> None:
     """Forget the records, once they are entered."""
-    fs, path = storage.filesystem(storage.join(output, JOURNAL))
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    storage.remove(storage.join(output, JOURNAL))

@@ -1,6 +1,6 @@
-"""A real Postgres server for tests, in a folder of its own on a port of its own."""
+"""A real Postgres server for tests, out of the package pgserver, in a folder of its own on a port of its own."""
 
-import getpass
+import importlib.util
 import os
 import pwd
 import shutil
@@ -16,18 +16,23 @@ OPTIONS = "-c fsync=off -c listen_addresses=127.0.0.1 -c shared_buffers=16MB -c 
 
 
 class Postgres:
-    """`url` names its database; it can be stopped and started again."""
+    """`url` names its database, `env` is for clients such as psql; it can be stopped and started again."""
 
-    def __init__(self, folder: Path, tools: Path, user: str | None) -> None:
+    def __init__(self, folder: Path, tools: Path, user: str | None, role: str, password: str) -> None:
         self.folder, self.tools, self.user = folder, tools, user
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"postgresql://tester@127.0.0.1:{self.port}/postgres"
+        self.url = f"postgresql://{role}@127.0.0.1:{self.port}/postgres"
+        self.env = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": role, "PGPASSWORD": password,
+                    "PATH": f"{tools}:{os.environ['PATH']}"}  # fmt: skip
 
     def run(self, tool: str, *words: str) -> None:
         command = [self.tools / tool, "-D", self.folder / "data", *words]
-        subprocess.run(command, check=True, user=self.user, cwd=self.folder, timeout=60, stdout=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, user=self.user, cwd=self.folder, timeout=60, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        assert done.returncode == 0, f"{tool}: {done.stderr.decode()}"
 
     def start(self) -> None:
         options = f"{OPTIONS} -p {self.port} -k {self.folder}"
@@ -38,19 +43,18 @@ class Postgres:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Postgres]:
-    """A server with an empty database; the test is skipped where Postgres is not installed."""
-    found = shutil.which("postgres")
-    if found is None:
-        pytest.skip("no Postgres on this machine: install the package postgresql")
-    user = None
-    if os.geteuid() == 0:  # Postgres refuses to run as root
-        user = next((name for name in ("postgres", "nobody") if _exists(name)), None)
+def postgres(folder: Path, role: str = "tester", password: str = "") -> Iterator[Postgres]:
+    """A server with an empty database; whoever comes from this machine is let in, unless there is a password. The
+    test is skipped where there is no Postgres and the package is not installed."""
+    user = _other_user() if os.geteuid() == 0 else None  # Postgres refuses to be root
     folder.mkdir(parents=True)
+    server = Postgres(folder, _tools(folder), user, role, password)
+    (folder / "password").write_text(password)
     if user:
-        shutil.chown(folder, user)
-    server = Postgres(folder, Path(found).resolve().parent, user)
-    server.run("initdb", "-U", "tester", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale", "C")
+        for path in (folder, folder / "password"):
+            shutil.chown(path, user)
+    how = ["-A", "scram-sha-256", f"--pwfile={folder / 'password'}"] if password else ["-A", "trust"]
+    server.run("initdb", "-U", role, *how, "--no-sync", "-E", "UTF8", "--locale", "C")
     server.start()
     try:
         yield server
@@ -58,8 +62,23 @@ def postgres(folder: Path) -> Iterator[Postgres]:
         server.stop()
 
 
-def _exists(name: str) -> bool:
-    try:
-        return pwd.getpwnam(name).pw_name != getpass.getuser()
-    except KeyError:
-        return False
+def _tools(folder: Path) -> Path:
+    """The package's programs, where the server's user can reach them; else those of this machine."""
+    if found := importlib.util.find_spec("pgserver"):
+        package = Path(str(found.origin)).parent
+        if os.geteuid() == 0:  # the environment may lie where only root looks
+            for part in (package, package.with_name("pgserver.libs")):
+                shutil.copytree(part, folder / part.name)
+            package = folder / package.name
+        return package / "pginstall" / "bin"
+    initdb = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+    if initdb is None:
+        pytest.skip("no Postgres here: make setup, which installs the package pgserver")
+    return Path(initdb).resolve().parent
+
+
+def _other_user() -> str:
+    known = {each.pw_name for each in pwd.getpwall()}
+    if name := next((name for name in ("postgres", "nobody") if name in known), None):
+        return name
+    pytest.skip("Postgres does not run as root, and there is no user postgres or nobody")

@@ -80,7 +80,9 @@ def start(folder: Path, cpus: int, env: Mapping[str, str] | None = None) -> Head
         *(f"--object-store-memory={OBJECT_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0"),
         *(f"--{name}={number}" for name, number in zip(FREE_PORTS, others, strict=True)),
     ]
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0"}
+    # Ray's workers step back behind everything else of a machine (niceness 15): here they are the work.
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_worker_niceness": "0"}  # fmt: skip
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # for the client in this process
     log = folder / "head.log"
     with log.open("wb") as output:

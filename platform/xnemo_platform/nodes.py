@@ -59,10 +59,12 @@ def examine(places: Settings) -> list[Node]:
             name = f"{about['NodeManagerHostname']} ({about['NodeManagerAddress']})"
             try:
                 facts = ray.get(asked[node], timeout=ANSWER_WITHIN_S)
-                skew, error = _skew(lambda at=on[node]: ray.get(clock.options(scheduling_strategy=at).remote()))
+                ask = clock.options(scheduling_strategy=on[node]).remote
+                skew, error = _skew(lambda ask=ask: ray.get(ask(), timeout=ANSWER_WITHIN_S))
                 found.append(Node(name, True, gpus_promised=promised, skew_s=skew, skew_error_s=error, **facts))
             except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[-1][:200]
+                late = isinstance(error, ray.exceptions.GetTimeoutError)
+                reason = f"{ANSWER_WITHIN_S:.0f} s passed" if late else str(error).strip().splitlines()[-1][:200]
                 found.append(Node(name, False, {}, {"node": reason}, [], promised, 0.0, 0.0, 0.0))
     finally:
         mark.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ cached models that no alias of the registry means any more
 orphans       shards of the given data sets that no manifest row names, older than `days`
 """
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,15 +39,6 @@ def leftovers(
         *(_cached(home, kept) if kept is not None else []),
         *(found for uri in datasets for found in _orphans(uri, now - days * DAY_S)),
     ]
-
-
-def remove(found: Leftover) -> None:
-    """Remove it; what is gone already is no error."""
-    path = Path(found.place)
-    if "://" in found.place or not path.is_dir():
-        storage.remove(found.place)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _checkpoints(home: Path, before: float) -> Iterator[Leftover]:

@@ -14,7 +14,8 @@ import stat
 import time
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +62,14 @@ def read_bytes(uri: str | Path, limit: int | None = None) -> bytes:
     if limit is not None and len(data) > limit:
         raise PlatformError(f"{uri} is longer than {limit} bytes: it is not what it should be")
     return data
+
+
+def read_many(folder: str | Path, names: Sequence[str], at_once: int = 32) -> Iterator[bytes]:
+    """The small files of these names below a folder, in this order. A bucket answers one question in tens of
+    milliseconds and many in the same time, so `at_once` are asked."""
+    with ThreadPoolExecutor(at_once, thread_name_prefix="read") as pool:
+        for start in range(0, len(names), 1000):  # what waits to be taken stays bounded
+            yield from pool.map(lambda name: read_bytes(join(folder, name)), names[start : start + 1000])
 
 
 def exists(uri: str | Path) -> bool:

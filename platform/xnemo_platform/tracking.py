@@ -98,8 +98,8 @@ class Drain:
         self.complaint = ""
         self.client: Any = None
         self.gauges = Gauges(name)
-        self.offset, self.artifacts = _read_sent(folder)
-        self.shown = self.offset
+        self.offset, self.artifacts = _read_sent(folder)  # the outbox is read up to here
+        self.waiting: list[dict[str, Any]] = []  # read, and not yet taken by MLflow
         self.seen = {key for record in _records(folder, 0, self.offset)[0] for key in _keys(record)}
         self.thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
@@ -146,26 +146,26 @@ class Drain:
 
     def send(self) -> None:
         """One pass: gauges, the run if it is not there yet, then new numbers, then new files."""
-        newest, self.shown = _records(self.folder, self.shown)
+        newest, self.offset = _records(self.folder, self.offset)
         for record in newest:
             self.gauges.show(record["step"], record["metrics"])
+        self.waiting += newest
         if self.client is None:
             self.client = self._connect()
             self._tell()
         run = run_id(self.folder)
-        records, end = _records(self.folder, self.offset)
         from mlflow.entities import Metric
 
         fresh: dict[tuple[str, int], Metric] = {}  # a resumed run repeats steps: the first record stands
-        for record in records:
+        for record in self.waiting:
             for key, value in record["metrics"].items():
                 if (key, record["step"]) not in self.seen:
                     fresh.setdefault((key, record["step"]), Metric(key, value, record["time"], record["step"]))
         metrics = list(fresh.values())
         for start in range(0, len(metrics), METRICS_PER_CALL):
             self.client.log_batch(run, metrics=metrics[start : start + METRICS_PER_CALL])
-        self.seen |= {key for record in records for key in _keys(record)}
-        self.offset = end
+        self.seen |= {key for record in self.waiting for key in _keys(record)}
+        self.waiting = []
         for name in sorted(_files(self.folder / ARTIFACTS) - self.artifacts):
             parent = str(Path(name).parent)
             self.client.log_artifact(run, self.folder / ARTIFACTS / name, None if parent == "." else parent)

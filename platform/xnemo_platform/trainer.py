@@ -187,6 +187,7 @@ def start_ray(cpus: int) -> None:
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints twice
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_COLOR_PREFIX": "0",
+        "RAY_worker_niceness": "0",  # of a private cluster: its workers are the work, not what steps back (15)
     }.items():
         os.environ.setdefault(name, value)
     import ray

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -15,7 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tests.postgres import postgres as server
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -30,12 +32,12 @@ OWN_PORTS = (
 
 
 @contextlib.contextmanager
-def process(*command: object, env: dict[str, str], log: Path, user: str | None = None) -> Iterator[subprocess.Popen]:
+def process(*command: object, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
     """A process in a session of its own; the whole session is killed at the end."""
     with log.open("ab") as output:
         started = subprocess.Popen(
             [str(word) for word in command], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, user=user, cwd="/",
+            start_new_session=True, cwd="/",
         )  # fmt: skip
     try:
         yield started
@@ -44,9 +46,15 @@ def process(*command: object, env: dict[str, str], log: Path, user: str | None =
 
 
 def kill(started: subprocess.Popen) -> None:
-    """SIGKILL to everything the process started, as a machine that loses power."""
+    """SIGKILL to everything the process started, as a machine that loses power: jobs have sessions of their own."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(started.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
+    for each in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     started.wait()
 
 
@@ -64,6 +72,7 @@ def until(ready: Callable[[], object], what: str, log: Path | None = None, withi
 
 def bindable(port: int) -> bool:
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Ray's servers do
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -84,44 +93,13 @@ def answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def postgres(password: str) -> Iterator[dict[str, str]]:
-    """An installed Postgres with the database `mlflow`; the variables its clients need. Skips where there is none."""
-    found = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
-    if not found:
-        pytest.skip("no Postgres is installed (initdb)")
-    tools = Path(found).resolve().parent
-    user = None if os.geteuid() else "postgres"  # it refuses to be root
-    if user and user not in {each.pw_name for each in pwd.getpwall()}:
-        pytest.skip("Postgres does not run as root, and there is no user postgres")
-    folder, port = Path(tempfile.mkdtemp(prefix="xnemo-pg-", dir="/tmp")), free_port()
-    (folder / "password").write_text(password)
-    if user:
-        for path in (folder, folder / "password"):
-            shutil.chown(path, user)
-    plain = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-    client = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mlflow", "PGPASSWORD": password}
-    try:
-        make = [
-            tools / "initdb",
-            "-D",
-            folder / "data",
-            "-U",
-            "mlflow",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--no-sync",
-        ]
-        subprocess.run(
-            [*make, f"--pwfile={folder / 'password'}"], check=True, capture_output=True, user=user, cwd="/", env=plain
-        )
-        serve = [tools / "postgres", "-D", folder / "data", "-p", port, "-h", "127.0.0.1", "-k", folder]
-        with process(*serve, env=plain, log=folder / "log", user=user):
-            ask = [tools / "psql", "-d", "postgres", "-tc"]
-            env = plain | client
-            until(lambda: not subprocess.run([*ask, "select 1"], env=env, capture_output=True).returncode, "Postgres")
-            subprocess.run([*ask, "create database mlflow"], env=env, check=True, capture_output=True)
-            yield client | {"PATH": f"{tools}:{os.environ['PATH']}"}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Postgres with the database `mlflow`; the variables its clients need."""
+    with tempfile.TemporaryDirectory(prefix="xnemo-pg-", dir="/tmp") as folder:  # short, and open to its user
+        Path(folder).chmod(0o711)
+        with server(Path(folder, "pg"), role="mlflow", password=password) as started:
+            env = dict(os.environ) | started.env
+            subprocess.run([started.tools / "createdb", "mlflow"], env=env, check=True, capture_output=True)
+            yield started.env
 
 
 @contextlib.contextmanager
@@ -208,8 +186,10 @@ class RayNodes:
         else:
             command += [f"--address=127.0.0.1:{self.gcs}"]
         log = self.folder / f"{name}.log"
-        if name == "head":  # connections of a head that was killed hold its ports for a minute
+        if name == "head":
             until(lambda: bindable(self.gcs) and bindable(self.dashboard), "the head's ports", within_s=90)
+            # else Ray takes the workers of this machine, which know its address, for a head that still runs
+            Path(self.temporary, "ray_current_cluster").unlink(missing_ok=True)
         for _ in range(3):  # Ray gives a node 30 s to come up, which a busy machine may not keep
             said = len(log.read_text(errors="replace")) if log.exists() else 0
             node = self.stack.enter_context(process(*command, env=dict(os.environ) | self.env, log=log))

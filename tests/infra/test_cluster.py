@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import urllib.request
@@ -116,6 +117,15 @@ def test_who_may_not_come_in_is_told_why(world, env, said):
     assert "stale-token" not in told
 
 
+def test_the_doctor_names_what_the_nodes_cannot_reach(world):
+    away = {"XNEMO_STORAGE": "s3://nobodys", "XNEMO_TRACKING_URI": "http://127.0.0.1:9"}
+    said = world.xnemo("doctor", "--address", world.nodes.address, "--gpu", ok=False, **away)
+    assert len(re.findall(r"^fail .*storage: s3://nobodys.* cannot be reached", said, re.MULTILINE)) == 2, said
+    assert len(re.findall(r"^fail .*mlflow: http://127.0.0.1:9: ", said, re.MULTILINE)) == 2, said
+    assert re.search(r"^fail .*2 nodes, no GPU", said, re.MULTILINE)
+    assert "5 of 5 checks failed" in said
+
+
 def test_a_training_outlives_the_node_it_ran_on_and_goes_on_when_another_joins(world):
     run = world.folder / "home" / "runs" / "appearance"
     words = ["train", "appearance", "--config", str(ROOT / "jobs/configs/train-small-appearance.yaml")]
@@ -145,6 +155,33 @@ def test_the_trained_model_is_served_from_the_cluster(world):
     assert parts.answers(f"http://127.0.0.1:{port}/readyz")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10) as answer:
         assert json.loads(answer.read())
+
+
+def test_a_head_that_is_restarted_costs_a_job_nothing_it_committed(world):
+    """The driver dies with the head. Whoever follows, lists or asks is told so, and the command told goes on."""
+    run = world.folder / "home" / "runs" / "again"
+    words = ["train", "appearance", "--config", str(ROOT / "jobs/configs/train-small-appearance.yaml")]
+    words += ["--dataset", f"s3://{parts.BUCKET}/shards", "--output", str(run), *TRAIN, "loop.workers=1"]
+    log, submit = world.folder / "follower.log", ["-m", "jobs.cli", "submit", "--id", "train-2"]
+    with parts.process(sys.executable, *submit, *words, env=world.person, log=log) as follower:
+        parts.until(lambda: list(run.glob("checkpoints/*/COMMIT.json")), "the first commit", log)
+        world.nodes.kill("head")
+        world.nodes.start("head", "--num-cpus=2")
+        follower.wait(timeout=240)
+    told = log.read_text()
+    assert follower.returncode == 1, told
+    assert "does not answer; waiting for it" in told
+    command = re.search(r"^job train-2: LOST .* goes on from its last commit with: xnemo (.*)$", told, re.MULTILINE)
+    assert command, told
+    listed = world.xnemo("jobs", "list")
+    assert re.search(r"^ingest-1 +SUCCEEDED", listed, re.MULTILINE), "Redis remembers the jobs of before"
+    assert re.search(r"^train-2 +LOST", listed, re.MULTILINE), listed
+    assert "LOST" in world.xnemo("jobs", "status", "train-2", ok=False)
+    said = world.xnemo(*shlex.split(command[1]))
+    assert "train-2: SUCCEEDED" in said, said
+    steps = [json.loads(line)["step"] for line in (run / "outbox.jsonl").read_text().splitlines() if line]
+    assert set(steps) == {5, 10, 15, 20, 25, 30}
+    assert steps.count(5) == 1, "what was committed is not done again"
 
 
 def test_no_secret_was_written_anywhere_on_the_way(world):

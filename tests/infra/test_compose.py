@@ -7,8 +7,10 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -81,6 +83,19 @@ def test_no_file_of_the_repository_holds_a_secret():
         if name not in known and path.suffix in kinds and path.is_file():
             found = secret_in(path.read_text(errors="replace"), env={})
             assert not found, f"{name} holds {found}"
+
+
+SCHEMA = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_every_key_is_one_of_the_compose_specification(name):
+    jsonschema.validate(yaml.safe_load((INFRA / name).read_text()), SCHEMA)
+
+
+def test_a_misspelt_key_of_compose_is_found():
+    with pytest.raises(jsonschema.ValidationError, match="helthcheck"):
+        jsonschema.validate({"services": {"redis": SERVICES["redis"] | {"helthcheck": {}}}}, SCHEMA)
 
 
 def test_the_client_of_docker_reads_the_file():

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kuberay import schema_of
+from kuberay import validate
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra/kuberay"
@@ -48,13 +48,14 @@ CONTAINERS = [
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_every_field_is_one_the_api_knows(path):
     for thing in things(path):
-        jsonschema.validate(thing, schema_of(thing))
+        validate(thing)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda spec: spec.update(workerGroupsSpecs=[]), "workerGroupsSpecs"),
+        (lambda spec: spec["workerGroupSpecs"][0]["template"]["spec"].update(toleration=[]), "toleration"),
         (lambda spec: spec["authOptions"].update(mode="tokens"), "tokens"),
         (lambda spec: spec["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}), "not of type 'string'"),
         (lambda spec: spec["workerGroupSpecs"][0].pop("maxReplicas"), "maxReplicas"),
@@ -64,7 +65,14 @@ def test_a_misspelt_or_missing_field_is_found(change, said):
     (cluster,) = things(FOLDER / "cluster.yaml")
     change(cluster["spec"])
     with pytest.raises(jsonschema.ValidationError, match=said):
-        jsonschema.validate(cluster, schema_of(cluster))
+        validate(cluster)
+
+
+def test_a_misspelt_field_of_kubernetes_own_objects_is_found():
+    (job,) = things(FOLDER / "nightly.yaml")
+    job["spec"]["concurencyPolicy"] = "Forbid"
+    with pytest.raises(jsonschema.ValidationError, match="concurencyPolicy"):
+        validate(job)
 
 
 def test_every_file_is_built_or_applied_by_the_runbook():
@@ -80,7 +88,7 @@ def test_kustomize_builds_the_platform_with_pinned_images():
     built = subprocess.run(["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True, check=True).stdout
     made = [thing for thing in yaml.safe_load_all(built) if thing]
     for thing in made:
-        jsonschema.validate(thing, schema_of(thing))
+        validate(thing)
     assert {thing["metadata"].get("namespace", "xnemo") for thing in made} == {"xnemo"}
     for image in re.findall(r"image: (\S+)", built):
         assert re.fullmatch(r"\S+:[\w.-]*\d[\w.-]*", image), f"{image} is not pinned"
@@ -115,9 +123,12 @@ def test_config_maps_claims_and_accounts_that_are_named_exist():
 @pytest.mark.parametrize(("whose", "container"), CONTAINERS, ids=[f"{who}-{c['name']}" for who, c in CONTAINERS])
 def test_no_container_can_gain_rights_and_every_mount_has_its_volume(whose, container):
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert container["resources"].keys() == {"requests", "limits"}
     (pod,) = [
         pod for _, pod in PODS if any(container is each for each in pod["containers"] + pod.get("initContainers", []))
     ]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     volumes = {volume["name"] for volume in pod.get("volumes", [])}
     if whose.startswith("StatefulSet"):
         volumes.add("data")

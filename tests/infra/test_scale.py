@@ -45,6 +45,9 @@ def test_the_runbooks_sizes_are_those_of_the_calculator():
         f"{found.shards_gb:.0f} GB of shards",
         f"{days:.0f} A100-days",
         f"{days * 24 / 8:.0f} h on 8 × A100",
+        f"{found.checkpoints_gb:.0f} GB in stage 2",
+        f"{found.core_hours * 0.05:.0f} for ingest, {days * 2 * 24 * 4:,.0f} for training, "
+        f"{(found.raw_gb + found.shards_gb) * 0.023:.0f} a month for storage",
     ):
         assert said in text, said
     twice = sizing.size(200)

@@ -43,7 +43,7 @@ def test_checkpoints_go_only_from_runs_that_ended_long_ago_and_left_a_model(tmp_
     assert places(found) == {str(old / "checkpoints")}
     assert found[0].size == 100
     for each in found:
-        retention.remove(each)
+        storage.remove(each.place)
     assert (old / "export/weights.safetensors").exists()
     assert not retention.leftovers(tmp_path, days=30)
 
@@ -74,7 +74,7 @@ def test_shards_that_no_manifest_names_go_when_they_are_old(tmp_path, kind):
     assert not retention.leftovers(tmp_path / "home", 30, [uri]), "it is young: a writer may be at work"
     found = list(retention._orphans(uri, time.time() + 60))
     assert [each.place for each in found] == [storage.join(uri, "shards/orphan.parquet")]
-    retention.remove(found[0])
+    storage.remove(found[0].place)
     assert storage.list_files(storage.join(uri, "shards")) == ["kept.parquet"]
 
 
@@ -94,4 +94,24 @@ def test_the_command_tells_first_and_removes_then(tmp_path, monkeypatch, capsys)
     assert "cached models are left alone: MLflow" in told
     assert cli.main(["retain", "--days", "0.5"]) == 1
     assert cli.main(["retain"]) == 0
+    assert not (old / "checkpoints").exists()
+
+
+def test_what_cannot_be_removed_is_told_and_the_rest_goes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XNEMO_HOME", str(tmp_path))
+    monkeypatch.setenv("XNEMO_TRACKING_URI", "http://127.0.0.1:9")
+    stuck, old = run(tmp_path, "a", ended=OLD), run(tmp_path, "b", ended=OLD)
+    remove = storage.remove
+
+    def removed(place: str) -> None:
+        if "/a/" in place:
+            raise PermissionError(1, "Operation not permitted", place)
+        remove(place)
+
+    monkeypatch.setattr(storage, "remove", removed)
+    assert cli.main(["retain"]) == 1
+    told = capsys.readouterr().out
+    assert "stays: [Errno 1] Operation not permitted" in told
+    assert "1 leftovers, 0.00 GB freed" in told
+    assert (stuck / "checkpoints").exists()
     assert not (old / "checkpoints").exists()

@@ -45,6 +45,15 @@ def test_what_is_not_there_is_told_by_its_uri(root: str) -> None:
         storage.read_bytes(storage.join(root, "nothing"))
 
 
+def test_many_small_files_are_read_at_once_and_come_in_order(root: str) -> None:
+    names = [f"{number}.json" for number in range(40)]
+    for name in names:
+        storage.publish_bytes(storage.join(root, name), name.encode())
+    assert list(storage.read_many(root, names[::-1])) == [name.encode() for name in names[::-1]]
+    with pytest.raises(PlatformError, match="nothing"):
+        list(storage.read_many(root, ["0.json", "nothing"]))
+
+
 def test_more_bytes_than_expected_are_not_read(root: str) -> None:
     storage.publish_bytes(storage.join(root, "big"), bytes(101))
     assert len(storage.read_bytes(storage.join(root, "big"), limit=101)) == 101

@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
-from xnemo_platform import cluster, packing, submit
+from xnemo_platform import cluster, job_server, packing, submit
 from xnemo_platform.errors import PlatformError
 
 
@@ -73,7 +75,7 @@ def test_a_cluster_that_does_not_answer_is_one_sentence():
     ],
 )
 def test_only_the_loopback_is_this_machine(address, local):
-    assert submit.is_local(address) is local
+    assert job_server.is_local(address) is local
 
 
 class Client:
@@ -88,13 +90,13 @@ def test_another_ray_on_the_cluster_is_refused_before_anything_travels(theirs):
     with pytest.raises(
         PlatformError, match=rf"head:8265 runs Ray {theirs}, this client Ray .*docs/runbook.md, Upgrade"
     ):
-        submit.require_same_ray(Client(theirs), "http://head:8265")
+        job_server.require_same_ray(Client(theirs), "http://head:8265")
 
 
 def test_a_patch_release_of_ray_is_the_same_ray():
     import ray
 
-    submit.require_same_ray(Client(f"{'.'.join(ray.__version__.split('.')[:2])}.99"), "http://head:8265")
+    job_server.require_same_ray(Client(f"{'.'.join(ray.__version__.split('.')[:2])}.99"), "http://head:8265")
 
 
 @pytest.mark.parametrize(
@@ -107,8 +109,8 @@ def test_a_patch_release_of_ray_is_the_same_ray():
 )
 def test_what_the_job_server_answers_is_told_with_its_mend(monkeypatch, error, said):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t0ps3cr3t-0001")
-    assert re.search(said, submit._reason(error))
-    assert "t0ps3cr3t" not in submit._reason(error)
+    assert re.search(said, job_server.reason(error))
+    assert "t0ps3cr3t" not in job_server.reason(error)
 
 
 def test_a_head_that_goes_while_a_job_is_followed_is_waited_for_and_the_job_told(monkeypatch):
@@ -122,19 +124,70 @@ def test_a_head_that_goes_while_a_job_is_followed_is_waited_for_and_the_job_told
             raise found
         return found
 
-    async def tail(client, job_id, on_line):
+    async def tail(job_id, address, on_line):
         on_line(1, "step 5/30")
         raise ConnectionError("gone")
 
     monkeypatch.setattr(submit, "find", find)
     monkeypatch.setattr(submit, "_tail", tail)
-    monkeypatch.setattr(submit, "_client", lambda address: None)
     monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(submit.time, "monotonic", iter(range(0, 1000, 11)).__next__)
     lines: list[str] = []
     with pytest.raises(PlatformError, match=r"forgotten job j; .* with --id j again and it goes on from there"):
         submit.follow("j", "http://head:8265", lines.append)
     assert lines == ["step 5/30", "-- http://head:8265 does not answer; waiting for it, up to 10 min --"]
+
+
+class Server:
+    """A client of a job server that tells these statuses of the job "j", one a question; `alive`: supervised jobs."""
+
+    def __init__(self, *statuses: str, alive: tuple[str, ...] = (), knows: bool = True):
+        self.statuses, self.alive, self.ok = iter(statuses), alive, knows
+
+    def get_job_info(self, job_id: str) -> SimpleNamespace:
+        return SimpleNamespace(submission_id=job_id, status=next(self.statuses), message="", driver_exit_code=None,
+                               metadata={"command": "train appearance --output '/a b'"}, entrypoint="")  # fmt: skip
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return [self.get_job_info("j")]
+
+    def _do_request(self, *words: str) -> Self:
+        return self
+
+    def json(self) -> dict:
+        found = [{"name": job_server.SUPERVISOR + job} for job in self.alive]
+        return {"data": {"result": {"total": len(found), "num_after_truncation": len(found), "result": found}}}
+
+
+@pytest.mark.parametrize(
+    ("server", "status"),
+    [
+        (lambda: Server("RUNNING", "RUNNING"), "LOST"),
+        (lambda: Server("RUNNING", alive=("i", "j")), "RUNNING"),
+        (lambda: Server("RUNNING", "SUCCEEDED"), "SUCCEEDED"),  # it ended between the questions
+        (lambda: Server("RUNNING", knows=False), "RUNNING"),
+        (lambda: Server("PENDING"), "PENDING"),
+        (lambda: Server("FAILED"), "FAILED"),
+    ],
+)
+@pytest.mark.parametrize("ask", [lambda: submit.find("j", "http://head:1"), lambda: submit.jobs("http://head:1")[0]])
+def test_a_job_is_lost_if_it_is_told_as_running_and_nobody_runs_it(monkeypatch, server, status, ask):
+    there = server()
+    monkeypatch.setattr(job_server, "connect", lambda address: there)
+    job = ask()
+    assert job.status == status
+    if status == "LOST":
+        assert job.ended
+        assert submit.exit_code(job) == 1
+        assert job.message.endswith(
+            "with: xnemo submit --address http://head:1 --id j train appearance --output '/a b'"
+        )
+
+
+def test_supervisors_are_named_as_ray_names_them():
+    from ray.dashboard.modules.job.common import JOB_ACTOR_NAME_TEMPLATE
+
+    assert JOB_ACTOR_NAME_TEMPLATE.format(job_id="j") == f"{job_server.SUPERVISOR}j"
 
 
 def test_a_forwarded_port_and_a_container_are_other_machines(monkeypatch):
@@ -147,11 +200,11 @@ def test_a_forwarded_port_and_a_container_are_other_machines(monkeypatch):
             return {"data": {"hostNameList": names}}
 
     client = type("Client", (), {"_do_request": lambda self, *words: Answer()})()
-    monkeypatch.setattr(submit, "_client", lambda address: client)
+    monkeypatch.setattr(job_server, "connect", lambda address: client)
     for there, same in ([socket.gethostname()], True), (["3f2a91"], False), ([socket.gethostname(), "other"], False):
         names[:] = there
-        assert submit.shares_files("http://127.0.0.1:8265") is same
-    assert not submit.shares_files("http://head:8265")
+        assert job_server.shares_files("http://127.0.0.1:8265") is same
+    assert not job_server.shares_files("http://head:8265")
 
 
 @pytest.mark.slow
