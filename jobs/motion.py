@@ -4,8 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.cli import parser, run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from xnemo.tokens.motion_file import Motion
 
 EXAMPLES = """\
   xnemo motion extract --driving d.mp4 -o d.safetensors
@@ -14,6 +20,7 @@ EXAMPLES = """\
   xnemo motion outpaint --tokenizer models:/xnemo-tokenizer@demo --generator models:/xnemo-generator@demo \\
       --emotion happy --seconds 4 -o happy.safetensors
   xnemo motion interpolate a.safetensors@0.4s b.safetensors@1.2s --frames 50 -o ab.safetensors
+  xnemo motion interpolate a.safetensors b.safetensors@1s a.safetensors --times 0 0.5 3 -o there-and-back.safetensors
   xnemo motion scale d.safetensors --factor 1.5 -o more.safetensors
   xnemo motion concatenate a.safetensors b.safetensors -o both.safetensors
   xnemo motion plot d.safetensors -o d.png"""
@@ -56,20 +63,30 @@ def _outpaint_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--seconds", type=float, required=True, help="length of the whole")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--emotion", help="as in the training data, for example happy")
-    options.add_argument("--intensity", type=int, choices=[1, 2, 3])
+    options.add_argument("--intensity", type=int, help="1 to 3")
     options.add_argument("--temperature", type=float, default=1.0)
-    options.add_argument("--top-p", type=float, default=0.95)
+    options.add_argument("--top-p", type=float, default=0.95, help="keep the likeliest codes of this mass (0.95)")
+    options.add_argument("--guidance", type=float, default=1.0, help="how much more than plainly the emotion is "
+                         "followed: γ in (1 + γ) l_emotion − γ l_null (1)")  # fmt: skip
+    options.add_argument("--smooth", type=float, default=1.0, metavar="FRAMES", help="Gaussian over the new frames; "
+                         "0 leaves them as decoded (1)")  # fmt: skip
+    options.add_argument("--placement", choices=["constant", "decay"], default="constant", help="the head stays where "
+                         "the prefix leaves it, or returns to its place within a second (constant)")  # fmt: skip
 
 
 def _interpolate_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("keys", nargs="+", metavar="FILE@SECONDSs", help="two or more moments")
-    options.add_argument("--frames", type=int, default=50)
-    options.add_argument("--curve", choices=["linear", "spherical"], default="linear")
+    options.add_argument("--frames", type=int, default=50, help="of the whole (50)")
+    options.add_argument("--times", type=float, nargs="+", metavar="SECONDS", help="when each moment is reached, "
+                         "increasing; scaled to the whole length (evenly spaced)")  # fmt: skip
+    options.add_argument("--curve", choices=["linear", "spherical"], default="linear", help="of the motion code; its "
+                         "place is always mixed linearly (linear)")  # fmt: skip
 
 
 def _edit_options(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     scale = kinds.add_parser("scale", help="exaggerate or calm the expression about the motion's mean")
     scale.add_argument("--factor", type=float, required=True, help="above 1 exaggerates, below 1 calms")
+    scale.add_argument("--neutral", metavar="FILE@SECONDSs", help="the moment to scale about (the motion's mean)")
     hold = kinds.add_parser("hold", help="freeze one moment, then go on")
     hold.add_argument("--at", type=float, required=True, help="seconds from the start")
     hold.add_argument("--seconds", type=float, required=True, help="how much longer")
@@ -139,6 +156,9 @@ def outpaint(arguments: argparse.Namespace) -> None:
         intensity=arguments.intensity,
         temperature=arguments.temperature,
         top_p=arguments.top_p,
+        guidance=arguments.guidance,
+        sigma=arguments.smooth,
+        placement=arguments.placement,
     )
     save_motion(motion, arguments.output)
 
@@ -149,7 +169,19 @@ def interpolate(arguments: argparse.Namespace) -> None:
 
     pairs = [mixing.parse_key(text) for text in arguments.keys]
     keys = [mixing.Key(load_motion(path), seconds) for path, seconds in pairs]
-    save_motion(mixing.interpolate(keys, arguments.frames, curve=arguments.curve), arguments.output)
+    motion = mixing.interpolate(keys, arguments.frames, times=arguments.times, curve=arguments.curve)
+    save_motion(motion, arguments.output)
+
+
+def _neutral(moment: str | None, motion: "Motion") -> "np.ndarray | None":
+    """f_mot [D] at FILE@SECONDSs, which must be of the same model as `motion`."""
+    if moment is None:
+        return None
+    from xnemo.tokens.interpolate import Key, at, parse_key
+    from xnemo.tokens.motion_file import load_motion
+
+    path, seconds = parse_key(moment)
+    return at(Key(load_motion(path, model=motion.model, features=motion.f_mot.shape[1]), seconds))[0]
 
 
 def edit_motion(arguments: argparse.Namespace) -> None:
@@ -164,7 +196,7 @@ def edit_motion(arguments: argparse.Namespace) -> None:
     if arguments.kind == "plot":
         edit.plot(motion, arguments.output)
     elif arguments.kind == "scale":
-        save_motion(edit.scale(motion, arguments.factor), arguments.output)
+        save_motion(edit.scale(motion, arguments.factor, _neutral(arguments.neutral, motion)), arguments.output)
     elif arguments.kind == "hold":
         save_motion(edit.hold(motion, arguments.at, arguments.seconds), arguments.output)
     elif arguments.kind == "loop":
