@@ -65,11 +65,11 @@ def _outpaint_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--emotion", help="as in the training data, for example happy")
     options.add_argument("--intensity", type=int, help="1 to 3")
     options.add_argument("--temperature", type=float, default=1.0)
-    options.add_argument("--top-p", type=float, default=0.95, help="keep the likeliest codes of this mass (0.95)")
+    options.add_argument("--top-p", type=float, default=0.99, help="keep the likeliest codes of this mass (0.99)")
     options.add_argument("--guidance", type=float, default=1.0, help="how much more than plainly the emotion is "
                          "followed: γ in (1 + γ) l_emotion − γ l_null (1)")  # fmt: skip
-    options.add_argument("--smooth", type=float, default=1.0, metavar="FRAMES", help="Gaussian over the new frames; "
-                         "0 leaves them as decoded (1)")  # fmt: skip
+    options.add_argument("--smooth", type=float, default=0.5, metavar="FRAMES", help="Gaussian over the new frames; "
+                         "0 leaves them as decoded (0.5)")  # fmt: skip
     options.add_argument("--placement", choices=["constant", "decay"], default="constant", help="the head stays where "
                          "the prefix leaves it, or returns to its place within a second (constant)")  # fmt: skip
 
@@ -141,16 +141,19 @@ def extract(arguments: argparse.Namespace) -> None:
 
 def outpaint(arguments: argparse.Namespace) -> None:
     from pipelines.models import locate
-    from xnemo.tokens.motion_file import load_motion, save_motion
+    from xnemo.tokens.motion_file import check_size, load_motion, save_motion
     from xnemo.tokens.outpaint import FPS, outpaint_motion
     from xnemo.tokens.weights import load_generator, load_tokenizer
 
     prefix = load_motion(arguments.prefix) if arguments.prefix else None
+    tokenizer = load_tokenizer(locate(arguments.tokenizer, "tokenizer"))
+    frames = arguments.seconds * (prefix.fps if prefix else FPS)
+    check_size(frames, tokenizer.config.features)
     motion = outpaint_motion(
-        load_tokenizer(locate(arguments.tokenizer, "tokenizer")),
+        tokenizer,
         load_generator(locate(arguments.generator, "generator")),
         prefix,
-        round(arguments.seconds * (prefix.fps if prefix else FPS)),
+        round(frames),
         arguments.seed,
         emotion=arguments.emotion,
         intensity=arguments.intensity,

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from xnemo.errors import XNeMoError
-from xnemo.tokens.motion_file import Motion
+from xnemo.tokens.motion_file import Motion, check_alike, check_size
 
 Curve = Literal["linear", "spherical"]
 
@@ -95,18 +95,8 @@ def _check(keys: Sequence[Key], frames: int, times: Sequence[float] | None) -> N
         raise XNeMoError("interpolation needs at least two keys")
     if frames < len(keys):
         raise XNeMoError(f"{frames} frames cannot pass through {len(keys)} keys: ask for more frames")
-    first = keys[0].motion
-    for key in keys:
-        if key.motion.f_mot.shape[1] != first.f_mot.shape[1]:
-            raise XNeMoError(
-                f"motions of widths {first.f_mot.shape[1]} and {key.motion.f_mot.shape[1]} "
-                "cannot be mixed: extract both with one model"
-            )
-        if key.motion.model and first.model and key.motion.model != first.model:
-            raise XNeMoError(
-                f"motions of models {first.model[:12]} and {key.motion.model[:12]} cannot be mixed: "
-                "extract both with one model"
-            )
+    check_alike([key.motion for key in keys])
+    check_size(frames, keys[0].motion.f_mot.shape[1])
     if times is not None and (
         len(times) != len(keys) or not (np.diff(times) > 0).all() or not np.isfinite(times).all()
     ):
