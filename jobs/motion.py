@@ -1,12 +1,13 @@
 """`xnemo motion`: take, extend, mix and draw motion files (`.safetensors`: f_mot, f_rts, fps)."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cli import parser, run
+from jobs.cli import parser, run, with_overrides
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   xnemo motion extract --driving d.mp4 -o d.safetensors
-  xnemo motion extract --model models:/xnemo@demo --dataset shards/ -o motions/
+  xnemo motion extract --model models:/xnemo@demo --dataset shards/ -o motions/ workers=4 gpus=0.25
   xnemo motion outpaint --prefix d.safetensors --seconds 8 -o long.safetensors
   xnemo motion outpaint --tokenizer models:/xnemo-tokenizer@demo --generator models:/xnemo-generator@demo \\
       --emotion happy --seconds 4 -o happy.safetensors
@@ -35,7 +36,9 @@ def main(argv: Sequence[str]) -> int:
     _edit_options(kinds)
     for each in kinds.choices.values():
         each.add_argument("-o", "--output", type=Path, required=True)
-    arguments = options.parse_args(argv)
+    arguments = with_overrides(options, argv)
+    if arguments.overrides and not getattr(arguments, "dataset", None):
+        options.error(f"unrecognized: {' '.join(arguments.overrides)} (configuration goes with extract --dataset)")
     handlers: dict[str, Callable[[argparse.Namespace], None]] = {
         "extract": extract,
         "outpaint": outpaint,
@@ -51,9 +54,10 @@ def _extract_options(options: argparse.ArgumentParser) -> None:
     source = options.add_mutually_exclusive_group(required=True)
     source.add_argument("--driving", type=Path, help="a video with a face; -o is a .safetensors file")
     source.add_argument("--dataset", help="shards; -o is a folder, for `xnemo train tokenizer`")
-    options.add_argument("--head-motion", choices=["relative", "still"], default="relative")
-    options.add_argument("--start", type=float)
-    options.add_argument("--end", type=float)
+    options.add_argument("--head-motion", choices=["relative", "still"], help="of a video: against its first frame, or "
+                         "none (relative)")  # fmt: skip
+    options.add_argument("--start", type=float, help="seconds into the video (0)")
+    options.add_argument("--end", type=float, help="seconds into the video (its end)")
 
 
 def _outpaint_options(options: argparse.ArgumentParser) -> None:
@@ -104,13 +108,18 @@ def _edit_options(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def extract_dataset(arguments: argparse.Namespace) -> None:
+    """`key=value` words are those of pipelines.motions.MotionsConfig."""
     from jobs.data import absolute, show
     from pipelines.motions import MotionsConfig
     from pipelines.motions import extract as extract_motions
+    from xnemo.errors import XNeMoError
+    from xnemo_platform.config import load_config
 
-    config = MotionsConfig(
-        dataset=absolute(arguments.dataset), model=arguments.model, output=absolute(str(arguments.output))
-    )
+    if any(given is not None for given in (arguments.start, arguments.end, arguments.head_motion)):
+        raise XNeMoError("--start, --end and --head-motion are for a video: leave them out with --dataset")
+    places = {"dataset": absolute(arguments.dataset), "output": absolute(str(arguments.output))}
+    flags = [f"{key}={json.dumps(value)}" for key, value in (places | {"model": arguments.model}).items()]
+    config = load_config(MotionsConfig, None, [*arguments.overrides, *flags])
     show(extract_motions(config, lambda done, total: print(f"clips {done}/{total}", flush=True)))
 
 
@@ -130,7 +139,7 @@ def extract(arguments: argparse.Namespace) -> None:
     progress = bars()
     driving = prepare_driving(
         arguments.driving,
-        head_motion=arguments.head_motion,
+        head_motion=arguments.head_motion or "relative",
         start=arguments.start,
         end=arguments.end,
         progress=progress,

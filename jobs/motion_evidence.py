@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     options = argparse.ArgumentParser("python -m jobs.motion_evidence", description=__doc__)
     options.add_argument("--motions", required=True)
     options.add_argument("--output", type=Path, required=True)
+    options.add_argument("--single", help="a tokenizer with one code a step, to compare")
     options.add_argument("--clips", type=int, default=64, help="unseen heads whose codes are compared (64)")
     options.add_argument("--drawn", type=int, default=32, help="of these, heads whose pictures are measured (32)")
     options.add_argument("--frames", type=int, default=80, help="of a clip (80)")
@@ -73,7 +74,8 @@ def _models(given: argparse.Namespace, studio: Studio, digest: str) -> figures.M
     for what, belongs_to in ((given.motions, motion_facts(motions)["model"]), (given.tokenizer, tokenizer.belongs_to)):
         if belongs_to != digest:
             raise XNeMoError(f"{what} belongs to model {belongs_to[:12]}, not to {digest[:12]}: extract, train anew")
-    return figures.Models(studio, tokenizer, generator, [c for c in read_motions(motions) if c.split == "train"])
+    known = [clip for clip in read_motions(motions) if clip.split == "train"]
+    return figures.Models(studio, tokenizer, generator, known, load_tokenizer(given.single) if given.single else None)
 
 
 def measured(models: figures.Models, clips: int, drawn: int, frames: int) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Models:
     tokenizer: MotionTokenizer
     generator: MotionGenerator
     known: Sequence[ClipMotion]
+    single: MotionTokenizer | None = None  # one with one code a step, to compare
 
     def invent(self, frames: int, seed: int, prefix: Motion | None = None, **options: Any) -> Motion:
         """`frames` new frames, after the prefix where there is one."""
@@ -55,12 +56,17 @@ class Models:
             done, done + frames
         )
 
-    @torch.no_grad()
     def coded(self, motion: Motion) -> Motion:
-        """Through the tokenizer and back; frames that fill no time step are dropped."""
-        usable = motion.part(0, len(motion) // self.tokenizer.config.factor * self.tokenizer.config.factor)
-        f_mot = torch.from_numpy(usable.f_mot)[None]
-        return replace(usable, f_mot=self.tokenizer.decode(self.tokenizer.encode(f_mot))[0].numpy())
+        """Through the tokenizer and back."""
+        return coded(self.tokenizer, motion)
+
+
+@torch.no_grad()
+def coded(tokenizer: MotionTokenizer, motion: Motion) -> Motion:
+    """Through a tokenizer and back; frames that fill no time step are dropped."""
+    usable = motion.part(0, len(motion) // tokenizer.config.factor * tokenizer.config.factor)
+    f_mot = torch.from_numpy(usable.f_mot)[None]
+    return replace(usable, f_mot=tokenizer.decode(tokenizer.encode(f_mot))[0].numpy())
 
 
 def cast(studio: Studio, count: int, strong: int, frames: int, seed: int) -> list[Subject]:
@@ -125,21 +131,26 @@ def performances(models: Models, subjects: Sequence[Subject], controls: int) -> 
     rng = np.random.default_rng(0)
     steps = np.concatenate([np.diff(clip.f_mot, axis=0) for clip in models.known])
     few, real = subjects[:controls], [_still(each.motion) for each in subjects]
-    return {
-        "real": real,
-        "tokens": [models.coded(motion) for motion in real],
-        "generated": [
-            models.invent(len(s.motion), s.seed, emotion=s.emotion, intensity=s.intensity, guidance=2.0)
-            for s in subjects
-        ],
-    } | {
-        kind: [replace(motion, f_mot=of(motion.f_mot)) for motion in real[: len(few)]]
-        for kind, of in {
-            "last frame repeated": lambda f_mot: np.repeat(f_mot[-1:], len(f_mot), 0),
-            "windows shuffled": lambda f_mot: shuffled(f_mot, rng),
-            "random walk": lambda f_mot: walk(f_mot[0], steps, len(f_mot), rng),
-        }.items()
-    }
+    single = {"one code a step": [coded(models.single, motion) for motion in real]} if models.single else {}
+    return (
+        single
+        | {
+            "real": real,
+            "tokens": [models.coded(motion) for motion in real],
+            "generated": [
+                models.invent(len(s.motion), s.seed, emotion=s.emotion, intensity=s.intensity, guidance=2.0)
+                for s in subjects
+            ],
+        }
+        | {
+            kind: [replace(motion, f_mot=of(motion.f_mot)) for motion in real[: len(few)]]
+            for kind, of in {
+                "last frame repeated": lambda f_mot: np.repeat(f_mot[-1:], len(f_mot), 0),
+                "windows shuffled": lambda f_mot: shuffled(f_mot, rng),
+                "random walk": lambda f_mot: walk(f_mot[0], steps, len(f_mot), rng),
+            }.items()
+        }
+    )
 
 
 def pictured(
@@ -160,18 +171,13 @@ def _still(motion: Motion) -> Motion:
 
 
 def reconstruction(subjects: Sequence[Subject], seen: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
-    """Error of what is measured against the truth (means removed), with and without the tokenizer."""
+    """Error of what is measured against the truth (means removed), without a tokenizer and with one, or two."""
+    kinds = [kind for kind in ("real", "tokens", "one code a step") if kind in seen]
     rows = [
-        {
-            name: [_error(getattr(seen[kind][i], name), each.truth[name]) for kind in ("real", "tokens")]
-            for name in TRACKS
-        }
+        {name: {kind: _error(getattr(seen[kind][i], name), each.truth[name]) for kind in kinds} for name in TRACKS}
         for i, each in enumerate(subjects)
     ]
-    summary = {}
-    for name in TRACKS:
-        plain, tokens = np.mean([row[name] for row in rows], axis=0)
-        summary[name] = {"plain": plain, "tokens": tokens, "ratio": tokens / plain}
+    summary = {name: {kind: float(np.mean([row[name][kind] for row in rows])) for kind in kinds} for name in TRACKS}
     return {"summary": summary, "rows": rows}
 
 
