@@ -154,8 +154,9 @@ def outpaint(arguments: argparse.Namespace) -> None:
     from xnemo.tokens.outpaint import FPS, outpaint_motion
     from xnemo.tokens.weights import load_generator, load_tokenizer
 
-    prefix = load_motion(arguments.prefix) if arguments.prefix else None
-    tokenizer = load_tokenizer(locate(arguments.tokenizer, "tokenizer"))
+    tokenizer, prefix = load_tokenizer(locate(arguments.tokenizer, "tokenizer")), None
+    if arguments.prefix:
+        prefix = load_motion(arguments.prefix, model=tokenizer.belongs_to, features=tokenizer.config.features)
     frames = arguments.seconds * (prefix.fps if prefix else FPS)
     check_size(frames, tokenizer.config.features)
     motion = outpaint_motion(

@@ -29,7 +29,7 @@ from xnemo.tokens.vqvae import MotionTokenizer
 
 TRACKS = ("roll", "yaw", "pitch", "jaw", "smile", "blink_left", "brow_left")
 POSES = ("roll", "yaw", "pitch")
-WINDOW, STRIDE, PIECE, LAG = 16, 4, 8, 5  # frames
+WINDOW, STRIDE, PIECE, LAG = 16, 4, 4, 5  # frames
 NAMES = tuple(EMOTIONS)
 FAR = 8.0  # degrees between two key poses: shorter ways drown in the measuring error
 SCHOOL, CLASS = 20_000_000, 40  # identities whose pictures teach what an emotion looks like: first seed, per emotion

@@ -105,6 +105,8 @@ def save_motion(motion: Motion, path: str | Path) -> Path:
 
 def write_whole(data: bytes, path: Path) -> Path:
     """Write under a temporary name, then rename; folders are made. Returns the path."""
+    if path.is_dir():
+        raise XNeMoError(f"{path} is a folder: name a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

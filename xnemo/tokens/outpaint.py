@@ -138,7 +138,7 @@ def _prefix_tokens(tokenizer: MotionTokenizer, prefix: Tensor, tokens: int) -> T
     """
     config = tokenizer.config
     if prefix.ndim != 2 or len(prefix) < config.factor:
-        raise XNeMoError(f"a prefix needs at least {config.factor} frames [P,D], not {tuple(prefix.shape)}")
+        raise XNeMoError(f"a prefix must be [P,D] of at least {config.factor} frames, not {tuple(prefix.shape)}")
     wanted = (tokens // config.groups + tokenizer.receptive_steps()) * config.factor
     usable = min(wanted, len(prefix) - len(prefix) % config.factor)
     return tokenizer.encode(prefix[None, -usable:].to(tokenizer.mean.device))[0, -tokens:].cpu()

@@ -62,7 +62,7 @@ def test_controls_are_as_far_from_real_motion_as_they_are_wrong(untrained: figur
     found = figures.distances(untrained, subjects, [{"temperature": 1.0}])["summary"]
     assert found["last frame repeated"]["speed"] == 0
     assert found["windows shuffled"]["frechet"] < 0.2 * found["random walk"]["frechet"]
-    assert 0.9 < found["windows shuffled"]["speed"] < 2
+    assert found["windows shuffled"]["speed"] > 1.2
     assert found["windows shuffled"]["movement"] > found["real, other identities"]["movement"]
     assert found["last frame repeated"]["movement"] > 0.3  # of about 1: all movement is missing
     assert found["generated, temperature 1"]["frechet"] > found["real, other identities"]["frechet"]
@@ -71,11 +71,11 @@ def test_controls_are_as_far_from_real_motion_as_they_are_wrong(untrained: figur
 def test_emotions_are_read_from_real_motion_and_not_from_an_untrained_generator(
     untrained: figures.Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "CLASS", 8)
+    monkeypatch.setattr(figures, "CLASS", 5)
     subjects = figures.cast(untrained.studio, 8, 8, FRAMES, 10**7)
-    motions = figures.performances(untrained, subjects, 2)
+    motions = figures.performances(untrained, subjects, 1)
     seen = figures.pictured(untrained.studio, subjects, motions)
-    assert [len(seen[kind]) for kind in ("real", "generated", "random walk")] == [8, 8, 2]
+    assert [len(seen[kind]) for kind in ("real", "generated", "random walk")] == [8, 8, 1]
     found = figures.emotions(untrained, subjects, motions, seen)["summary"]
     assert found["chance"] == 1 / 8
     assert found["codes"]["real"] >= 0.5 > found["codes"]["generated"]
@@ -84,9 +84,7 @@ def test_emotions_are_read_from_real_motion_and_not_from_an_untrained_generator(
     assert lively["yaw"]["real"]["apart"] == 0
     assert lively["yaw"]["last frame repeated"]["apart"] == pytest.approx(1, abs=0.05)
     costs = figures.reconstruction(subjects, seen)["summary"]
-    assert (
-        costs["yaw"]["tokens"] > 2 * costs["yaw"]["real"]
-    )  # it is untrained
+    assert costs["yaw"]["tokens"] > 2 * costs["yaw"]["real"]  # it is untrained
     figures_of_all = {
         "clips": 8, "drawn": 8, "frames": FRAMES, "tokenizer": {"summary": costs}, "rendered": {"summary": lively},
         "emotion": {"summary": found}, "interpolation": figures.paths(untrained, subjects[:2]),
