@@ -6,7 +6,7 @@ like real motion, whether an asked emotion is recognised, and whether interpolat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,10 +56,6 @@ class Models:
             done, done + frames
         )
 
-    def coded(self, motion: Motion) -> Motion:
-        """Through the tokenizer and back."""
-        return coded(self.tokenizer, motion)
-
 
 @torch.no_grad()
 def coded(tokenizer: MotionTokenizer, motion: Motion) -> Motion:
@@ -88,7 +84,7 @@ def distances(models: Models, subjects: Sequence[Subject], sampling: Sequence[Ma
     real = [each.motion.f_mot[cut:] for each in subjects]
     steps = np.concatenate([np.diff(clip.f_mot, axis=0) for clip in models.known])
     sets = {"real, other identities": [clip.f_mot[cut:] for clip in models.known if len(clip.f_mot) >= cut + WINDOW]}
-    sets["real, through the tokenizer"] = [models.coded(each.motion).f_mot[cut:] for each in subjects]
+    sets["real, through the tokenizer"] = [coded(models.tokenizer, each.motion).f_mot[cut:] for each in subjects]
     for options in sampling:
         name = ", ".join(f"{key} {value:g}" for key, value in options.items())
         sets[f"generated, {name}"] = [
@@ -128,29 +124,24 @@ def _code_speed(f_mot: Array) -> float:
 def performances(models: Models, subjects: Sequence[Subject], controls: int) -> dict[str, list[Motion]]:
     """Each kind of motion, the head kept in its place: `real`, `tokens` and `generated` (from nothing, of the
     subject's emotion) of all subjects; controls for the first ones."""
-    rng = np.random.default_rng(0)
+    rng, real = np.random.default_rng(0), [_still(each.motion) for each in subjects]
     steps = np.concatenate([np.diff(clip.f_mot, axis=0) for clip in models.known])
-    few, real = subjects[:controls], [_still(each.motion) for each in subjects]
-    single = {"one code a step": [coded(models.single, motion) for motion in real]} if models.single else {}
-    return (
-        single
-        | {
-            "real": real,
-            "tokens": [models.coded(motion) for motion in real],
-            "generated": [
-                models.invent(len(s.motion), s.seed, emotion=s.emotion, intensity=s.intensity, guidance=2.0)
-                for s in subjects
-            ],
-        }
-        | {
-            kind: [replace(motion, f_mot=of(motion.f_mot)) for motion in real[: len(few)]]
-            for kind, of in {
-                "last frame repeated": lambda f_mot: np.repeat(f_mot[-1:], len(f_mot), 0),
-                "windows shuffled": lambda f_mot: shuffled(f_mot, rng),
-                "random walk": lambda f_mot: walk(f_mot[0], steps, len(f_mot), rng),
-            }.items()
-        }
-    )
+
+    def control(of: Callable[[Array], Array]) -> list[Motion]:
+        return [replace(motion, f_mot=of(motion.f_mot)) for motion in real[:controls]]
+
+    found = {
+        "real": real,
+        "tokens": [coded(models.tokenizer, motion) for motion in real],
+        "generated": [
+            models.invent(len(each.motion), each.seed, emotion=each.emotion, intensity=each.intensity)
+            for each in subjects
+        ],
+        "last frame repeated": control(lambda f_mot: np.repeat(f_mot[-1:], len(f_mot), 0)),
+        "windows shuffled": control(lambda f_mot: shuffled(f_mot, rng)),
+        "random walk": control(lambda f_mot: walk(f_mot[0], steps, len(f_mot), rng)),
+    }
+    return found | ({"one code a step": [coded(models.single, motion) for motion in real]} if models.single else {})
 
 
 def pictured(
@@ -192,20 +183,25 @@ def liveliness(subjects: Sequence[Subject], seen: Mapping[str, Sequence[Measurem
     tracks = {kind: {name: [getattr(m, name) for m in each] for name in TRACKS} for kind, each in seen.items()}
     tracks["truth"] = {name: [each.truth[name] for each in subjects] for name in TRACKS}
     summary: dict[str, Any] = {}
+    rows: dict[str, Any] = {}  # per clip: speed, autocorrelation
     for name in TRACKS:
         speeds = {kind: np.concatenate([np.abs(np.diff(t)) for t in each[name]]) for kind, each in tracks.items()}
+        rows[name] = {
+            kind: [[quality.speed(track), quality.autocorrelation(track, LAG)] for track in each[name]]
+            for kind, each in tracks.items()
+        }
         summary[name] = {
             kind: {
                 "speed": float(speeds[kind].mean()),
                 "apart": quality.speeds_apart(speeds["real"], speeds[kind]),
-                "autocorrelation": float(np.mean([quality.autocorrelation(t, LAG) for t in each[name]])),
+                "autocorrelation": float(np.mean(rows[name][kind], axis=0)[1]),
             }
-            for kind, each in tracks.items()
+            for kind in tracks
         }
     summary["blinks"] = {
         kind: float(np.mean([quality.blinks(t, 25.0) for t in each["blink_left"]])) for kind, each in tracks.items()
     }
-    return {"summary": summary}
+    return {"summary": summary, "rows": rows}
 
 
 def emotions(
@@ -220,15 +216,25 @@ def emotions(
     parameters, taught by the renderer's own pictures of other people. `subjects` act at intensity 3.
     """
     labels, kinds = [each.emotion for each in subjects], ("real", "tokens", "generated")
-    known = [clip for clip in models.known if clip.emotion in NAMES]
+    known, rows = [clip for clip in models.known if clip.emotion in NAMES], {"asked": labels}
     codes: dict[str, float] | str = "the training motions bear no emotions: ingest their clips with --dataset synthetic"
     if len({clip.emotion for clip in known}) > 1:
         reader = LabelReader.fit(np.stack([_facts(c.f_mot) for c in known]), [c.emotion for c in known])
-        codes = {kind: reader.accuracy(np.stack([_facts(m.f_mot) for m in motions[kind]]), labels) for kind in kinds}
+        named = {kind: reader.read(np.stack([_facts(m.f_mot) for m in motions[kind]])) for kind in kinds}
+        codes = {kind: _agreement(names, labels) for kind, names in named.items()}
+        rows |= {f"codes, {kind}": names for kind, names in named.items()}
     reader = LabelReader.fit(*_school(SCHOOL, CLASS))
-    pictures = {"renderer": reader.accuracy(*_school(SCHOOL + 10_000, CLASS // 4))}
-    pictures |= {kind: reader.accuracy(np.stack([_look(m) for m in seen[kind]]), labels) for kind in kinds}
-    return {"summary": {"chance": 1 / len(NAMES), "clips": len(subjects), "codes": codes, "pictures": pictures}}
+    looks, names_of_looks = _school(SCHOOL + 10_000, CLASS // 4)
+    named = {kind: reader.read(np.stack([_look(m) for m in seen[kind]])) for kind in kinds}
+    pictures = {kind: _agreement(names, labels) for kind, names in named.items()}
+    pictures["renderer"] = _agreement(reader.read(looks), names_of_looks)
+    rows |= {f"pictures, {kind}": names for kind, names in named.items()}
+    summary = {"chance": 1 / len(NAMES), "clips": len(subjects), "codes": codes, "pictures": pictures}
+    return {"summary": summary, "rows": rows}
+
+
+def _agreement(names: Sequence[str], labels: Sequence[str]) -> float:
+    return float(np.mean([name == label for name, label in zip(names, labels, strict=True)]))
 
 
 def _facts(f_mot: Array) -> Array:
