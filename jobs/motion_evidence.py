@@ -92,6 +92,7 @@ def measured(models: figures.Models, clips: int, drawn: int, frames: int) -> dic
     actors = subjects[:drawn]
     motions = part("motions", lambda: figures.performances(models, actors, max(drawn // 2, 1)))
     seen = part("pictures", lambda: figures.pictured(models.studio, actors, motions))
+    found["codebook"] = figures.codebook(models.tokenizer, subjects)
     found["tokenizer"] = figures.reconstruction(actors, seen)
     found["generator"] = part("distances", lambda: figures.distances(models, subjects, SAMPLING))
     found["rendered"] = figures.liveliness(actors, seen)

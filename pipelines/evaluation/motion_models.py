@@ -25,7 +25,7 @@ from xnemo.tokens.interpolate import Key, interpolate
 from xnemo.tokens.motion_file import Motion, still_rts
 from xnemo.tokens.outpaint import outpaint_motion
 from xnemo.tokens.quality import LabelReader
-from xnemo.tokens.vqvae import MotionTokenizer
+from xnemo.tokens.vqvae import MotionTokenizer, code_report
 
 TRACKS = ("roll", "yaw", "pitch", "jaw", "smile", "blink_left", "brow_left")
 POSES = ("roll", "yaw", "pitch")
@@ -159,6 +159,18 @@ def pictured(
 
 def _still(motion: Motion) -> Motion:
     return replace(motion, f_rts=still_rts(len(motion)))
+
+
+@torch.no_grad()
+def codebook(tokenizer: MotionTokenizer, subjects: Sequence[Subject]) -> dict[str, Any]:
+    """Of the codes of unseen motion: normalised RMSE after decoding (1 is the mean's), perplexity, share of them used."""
+    squares, ids = [], []
+    for each in subjects:
+        after = coded(tokenizer, each.motion).f_mot
+        squares.append(np.square((after - each.motion.f_mot[: len(after)]) / tokenizer.std.numpy()).mean())
+        ids.append(tokenizer.encode(torch.from_numpy(each.motion.f_mot[None, : len(after)])).flatten())
+    report = {name: float(value) for name, value in code_report(torch.cat(ids), tokenizer.config.codes).items()}
+    return {"summary": {"nrmse": float(np.sqrt(np.mean(squares))), "codes": tokenizer.config.codes, **report}}
 
 
 def reconstruction(subjects: Sequence[Subject], seen: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:

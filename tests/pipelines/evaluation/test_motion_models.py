@@ -87,7 +87,8 @@ def test_emotions_are_read_from_real_motion_and_not_from_an_untrained_generator(
     assert costs["yaw"]["tokens"] > 2 * costs["yaw"]["real"]  # it is untrained
     figures_of_all = {
         "clips": 8, "drawn": 8, "frames": FRAMES, "tokenizer": {"summary": costs}, "rendered": {"summary": lively},
-        "emotion": {"summary": found}, "interpolation": figures.paths(untrained, subjects[:2]),
+        "codebook": figures.codebook(untrained.tokenizer, subjects), "emotion": {"summary": found},
+        "interpolation": figures.paths(untrained, subjects[:2]),
         "generator": figures.distances(untrained, subjects, [{"temperature": 1.0}]),
     }  # fmt: skip
     assert "chance is 12.5%" in page(figures_of_all)
