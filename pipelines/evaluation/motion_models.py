@@ -163,7 +163,7 @@ def _still(motion: Motion) -> Motion:
 
 @torch.no_grad()
 def codebook(tokenizer: MotionTokenizer, subjects: Sequence[Subject]) -> dict[str, Any]:
-    """Of the codes of unseen motion: normalised RMSE after decoding (1 is the mean's), perplexity, share of them used."""
+    """Of unseen motion: normalised RMSE after decoding (1 is the mean's), perplexity and share of the codes used."""
     squares, ids = [], []
     for each in subjects:
         after = coded(tokenizer, each.motion).f_mot
