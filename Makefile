@@ -26,6 +26,7 @@ test-slow: $(READY)  ## clusters, faults and the whole demo
 bench: $(READY)  ## measurements; printed, never asserted
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.ingest
+	$(BIN)/python -m tests.benchmarks.motion
 	$(BIN)/python -m tests.benchmarks.train
 
 bench-serve: $(READY)  ## the service against the same work done directly; printed, never asserted

@@ -76,6 +76,7 @@ def extract(config: MotionsConfig, on_clips: Callable[[int, int], None] | None =
     """
     folder = models.locate(config.model)
     about = {"kind": KIND, **_model_facts(folder)}
+    manifest.shards(config.dataset)  # no data set: say so before the output's folder is made
     manifest.append(config.output, [], about)  # refuses an output of another model before any work
     pieces = _pieces(config, _covered(manifest.read(config.output)["unit"].to_pylist()))
     done, total, problems = 0, sum(piece["end"] - piece["start"] for piece in pieces), []

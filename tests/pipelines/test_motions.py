@@ -165,6 +165,12 @@ def test_an_encoder_of_another_data_version_stops(dataset: str, model: Path) -> 
     assert "changed" in row["error"]
 
 
+def test_where_there_is_no_data_set_nothing_is_made(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="no data set"):
+        extract(config(str(tmp_path / "nowhere"), model))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_data_set_of_clips_is_no_data_set_of_motions(dataset: str) -> None:
     with pytest.raises(PlatformError, match="no motion data set"):
         list(read_motions(dataset))

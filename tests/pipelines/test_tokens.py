@@ -250,7 +250,9 @@ def test_motions_of_another_model_are_refused(tokenizer: Path, tmp_path: Path) -
         train_generator(config)
 
 
-@pytest.mark.parametrize("name", ["tokenizer-small", "tokenizer-paper", "generator-small", "generator-paper"])
+@pytest.mark.parametrize(
+    "name", [f"{what}-{size}" for what in ("tokenizer", "generator") for size in ("small", "bundled", "paper")]
+)
 def test_shipped_configs_are_valid(name: str) -> None:
     cls = TokenizerTraining if name.startswith("tokenizer") else GeneratorTraining
     places = ["motions=m", "output=o"] + ([] if cls is TokenizerTraining else ["tokenizer=t"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from xnemo.errors import XNeMoError
-from xnemo.tokens.motion_file import Motion
+from xnemo.tokens.motion_file import Motion, check_alike, check_size, write_whole
 
 
 def scale(motion: Motion, factor: float, neutral: np.ndarray | None = None) -> Motion:
@@ -24,9 +25,10 @@ def scale(motion: Motion, factor: float, neutral: np.ndarray | None = None) -> M
 
 def hold(motion: Motion, at: float, seconds: float) -> Motion:
     """Freeze the frame at second `at` for `seconds` more, then go on."""
-    frame, extra = round(at * motion.fps), round(seconds * motion.fps)
-    if not 0 <= frame < len(motion) or extra < 0:
+    if not 0 <= at <= (len(motion) - 1) / motion.fps + 1e-6 or not seconds >= 0:
         raise XNeMoError(f"cannot hold at {at:g} s for {seconds:g} s: the motion lasts {motion.seconds:g} s")
+    check_size(len(motion) + seconds * motion.fps, motion.f_mot.shape[1])
+    frame, extra = round(at * motion.fps), round(seconds * motion.fps)
     index = np.concatenate([np.arange(frame + 1), np.full(extra, frame), np.arange(frame + 1, len(motion))])
     return replace(motion, f_mot=motion.f_mot[index], f_rts=motion.f_rts[index])
 
@@ -35,15 +37,12 @@ def concatenate(motions: Sequence[Motion], blend: int = 8) -> Motion:
     """One after another; the last `blend` frames of each cross-fade with the first of the next (so it is shorter)."""
     if not motions:
         raise XNeMoError("nothing to concatenate: give at least one motion")
-    first = motions[0]
-    for motion in motions[1:]:
-        if (motion.f_mot.shape[1], motion.fps) != (first.f_mot.shape[1], first.fps):
-            raise XNeMoError("motions of different width or frame rate cannot be joined: extract them alike")
-        if motion.model and first.model and motion.model != first.model:
-            raise XNeMoError(
-                f"motions of models {first.model[:12]} and {motion.model[:12]} cannot be joined: "
-                "extract both with one model"
-            )
+    _check_blend(blend)
+    check_alike(motions, "joined")
+    first, rates = motions[0], {motion.fps for motion in motions}
+    if len(rates) > 1:
+        raise XNeMoError(f"motions of {min(rates):g} and {max(rates):g} frames per second cannot be joined")
+    check_size(sum(map(len, motions)), first.f_mot.shape[1])
     f_mot, f_rts = first.f_mot, first.f_rts
     for motion in motions[1:]:
         f_mot, f_rts = _faded(f_mot, motion.f_mot, blend), _faded(f_rts, motion.f_rts, blend)
@@ -57,6 +56,8 @@ def loop(motion: Motion, times: int, blend: int = 8) -> Motion:
     """
     if times < 1:
         raise XNeMoError(f"times must be at least 1, not {times}")
+    _check_blend(blend)
+    check_size(times * len(motion), motion.f_mot.shape[1])
     blend = min(blend, len(motion) // 2)
     period = len(motion) - blend
 
@@ -106,15 +107,19 @@ def plot(motion: Motion, path: str | Path, components: int = 4) -> Path:
     place.set(ylabel="f_rts", xlabel="seconds")
     for panel in (codes, place):
         panel.legend(loc="upper right", fontsize="small")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=110)
-    return path
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return write_whole(picture.getvalue(), Path(path))
+
+
+def _check_blend(blend: int) -> None:
+    if blend < 0:
+        raise XNeMoError(f"blend must not be negative, not {blend}")
 
 
 def _faded(a: np.ndarray, b: np.ndarray, blend: int) -> np.ndarray:
     """a [T,C] then b [U,C] with a cross-fade of at most `blend` frames."""
-    n = max(min(blend, len(a), len(b)), 0)
+    n = min(blend, len(a), len(b))
     weight = (np.arange(1, n + 1) / (n + 1))[:, None].astype(a.dtype)
     mixed = (1 - weight) * a[len(a) - n :] + weight * b[:n]
     return np.concatenate([a[: len(a) - n], mixed, b[n:]])

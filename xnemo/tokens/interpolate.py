@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from xnemo.errors import XNeMoError
-from xnemo.tokens.motion_file import Motion
+from xnemo.tokens.motion_file import Motion, check_alike, check_size
 
 Curve = Literal["linear", "spherical"]
 
@@ -33,6 +33,21 @@ def parse_key(text: str) -> tuple[str, float]:
         raise XNeMoError(f"{text}: write a moment as FILE@SECONDS, for example a.safetensors@0.4s") from None
 
 
+def at(key: Key) -> tuple[np.ndarray, np.ndarray]:
+    """f_mot [D] and f_rts [3] at the key's moment, between frames by a straight line; XNeMoError if it lies outside."""
+    motion, last = key.motion, (len(key.motion) - 1) / key.motion.fps
+    if not 0 <= key.seconds <= last + 1e-6:
+        raise XNeMoError(f"the moment {key.seconds:g} s lies outside a motion whose last frame is at {last:g} s")
+    position = key.seconds * motion.fps
+    before = int(np.floor(position + 1e-6))
+    after, alpha = min(before + 1, len(motion) - 1), max(position - before, 0.0)
+    f_mot, f_rts = (
+        _lerp(values[before].astype(np.float64), values[after].astype(np.float64), alpha)
+        for values in (motion.f_mot, motion.f_rts)
+    )
+    return f_mot, f_rts
+
+
 def interpolate(
     keys: Sequence[Key], frames: int, *, times: Sequence[float] | None = None, curve: Curve = "linear"
 ) -> Motion:
@@ -42,8 +57,7 @@ def interpolate(
     curve "spherical" turns f_mot's direction at constant speed and grows its length linearly.
     """
     _check(keys, frames, times)
-    codes = np.stack([_at(key.motion.f_mot, key) for key in keys])
-    places = np.stack([_at(key.motion.f_rts, key) for key in keys])
+    codes, places = (np.stack(parts) for parts in zip(*map(at, keys), strict=True))
     knots = np.arange(len(keys), dtype=np.float64) if times is None else np.asarray(times, dtype=np.float64)
     position = np.interp(np.linspace(knots[0], knots[-1], frames), knots, np.arange(len(keys)))
     segment = np.minimum(position.astype(int), len(keys) - 2)
@@ -76,34 +90,14 @@ def _lerp(a: np.ndarray, b: np.ndarray, alpha: np.ndarray | float) -> np.ndarray
     return (1 - alpha) * a + alpha * b
 
 
-def _at(values: np.ndarray, key: Key) -> np.ndarray:
-    """The value at the key's moment [C], between frames by a straight line."""
-    position = key.seconds * key.motion.fps
-    before = int(np.floor(position + 1e-6))
-    after = min(before + 1, len(values) - 1)
-    return _lerp(values[before].astype(np.float64), values[after].astype(np.float64), max(position - before, 0.0))
-
-
 def _check(keys: Sequence[Key], frames: int, times: Sequence[float] | None) -> None:
     if len(keys) < 2:
         raise XNeMoError("interpolation needs at least two keys")
     if frames < len(keys):
         raise XNeMoError(f"{frames} frames cannot pass through {len(keys)} keys: ask for more frames")
-    first = keys[0].motion
-    for key in keys:
-        if not 0 <= key.seconds <= (len(key.motion) - 1) / key.motion.fps + 1e-6:
-            raise XNeMoError(
-                f"the moment {key.seconds:g} s lies outside a motion of {(len(key.motion) - 1) / key.motion.fps:g} s"
-            )
-        if key.motion.f_mot.shape[1] != first.f_mot.shape[1]:
-            raise XNeMoError(
-                f"motions of widths {first.f_mot.shape[1]} and {key.motion.f_mot.shape[1]} "
-                "cannot be mixed: extract both with one model"
-            )
-        if key.motion.model and first.model and key.motion.model != first.model:
-            raise XNeMoError(
-                f"motions of models {first.model[:12]} and {key.motion.model[:12]} cannot be mixed: "
-                "extract both with one model"
-            )
-    if times is not None and (len(times) != len(keys) or not np.all(np.diff(times) > 0)):
-        raise XNeMoError("times must hold one increasing number per key")
+    check_alike([key.motion for key in keys])
+    check_size(frames, keys[0].motion.f_mot.shape[1])
+    if times is not None and (
+        len(times) != len(keys) or not (np.diff(times) > 0).all() or not np.isfinite(times).all()
+    ):
+        raise XNeMoError(f"times must be {len(keys)} increasing numbers, one for each moment")

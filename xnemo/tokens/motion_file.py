@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,10 +75,38 @@ def still_rts(frames: int) -> np.ndarray:
     return np.tile(np.array([0.0, 0.0, 1.0], dtype=np.float32), (frames, 1))
 
 
+def check_size(frames: float, features: int) -> None:
+    """Raise XNeMoError for a motion that no file may hold, before it is made; `frames` may be any number, NaN too."""
+    if not frames > 0:
+        raise XNeMoError(f"a motion needs at least one frame, not {frames:g}")
+    if not 4 * frames * (features + 3) <= MAX_BYTES:
+        longest = MAX_BYTES // (4 * (features + 3))
+        raise XNeMoError(f"a motion of {frames:g} frames is too long: ask for at most {longest} frames")
+
+
+def check_alike(motions: Sequence[Motion], mixed: str = "mixed") -> None:
+    """Raise XNeMoError unless all are of one width, and of one model as far as that is known."""
+    widths = list(dict.fromkeys(motion.f_mot.shape[1] for motion in motions))
+    models = list(dict.fromkeys(motion.model for motion in motions if motion.model))
+    if len(widths) > 1:
+        raise XNeMoError(
+            f"motions of widths {widths[0]} and {widths[1]} cannot be {mixed}: extract both with one model"
+        )
+    if len(models) > 1:
+        raise XNeMoError(
+            f"motions of models {models[0][:12]} and {models[1][:12]} cannot be {mixed}: extract both with one model"
+        )
+
+
 def save_motion(motion: Motion, path: str | Path) -> Path:
     """Write the file whole or not at all; returns its path."""
-    path = Path(path)
-    data = to_bytes(motion)
+    return write_whole(to_bytes(motion), Path(path))
+
+
+def write_whole(data: bytes, path: Path) -> Path:
+    """Write under a temporary name, then rename; folders are made. Returns the path."""
+    if path.is_dir():
+        raise XNeMoError(f"{path} is a folder: name a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

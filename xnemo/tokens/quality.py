@@ -1,12 +1,14 @@
 """How near invented motion is to real motion, in codes and in what is measured on rendered results.
 
-Fréchet distance on windows of f_mot (as FID, with principal components in place of a feature network), and simple
-figures of a measured track: speed, autocorrelation, monotony along a path and its linearity.
+Fréchet distance on windows of f_mot (as FID, with principal components in place of a feature network), simple
+figures of a measured track (speeds, blinks, autocorrelation, monotony along a path and its linearity), and a linear
+reader of labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +18,17 @@ from xnemo.errors import XNeMoError
 Array = NDArray[np.floating]
 
 
-def windows(motions: Iterable[Array], length: int, stride: int) -> Array:
-    """Sequences [T,D] -> all their windows, flattened: [N, length·D]."""
+def windows(motions: Iterable[Array], length: int, stride: int, *, centred: bool = False) -> Array:
+    """Sequences [T,D] -> all their windows, flattened: [N, length·D]. centred: less each window's own mean, so that
+    only the movement is left, and not who moves and in which pose."""
     cut = [
-        motion[start : start + length].reshape(-1)
+        motion[start : start + length] - (motion[start : start + length].mean(0) if centred else 0)
         for motion in motions
         for start in range(0, len(motion) - length + 1, stride)
     ]
     if not cut:
         raise XNeMoError(f"no motion has {length} frames, so there is no window to compare")
-    return np.stack(cut)
+    return np.stack(cut).reshape(len(cut), -1)
 
 
 def frechet(real: Array, other: Array, components: int = 16) -> float:
@@ -53,6 +56,24 @@ def speed(track: Array) -> float:
     return float(np.abs(np.diff(track)).mean())
 
 
+def speeds_apart(real: Array, other: Array) -> float:
+    """How far two samples of speeds are apart: the mean distance of their quantiles (Wasserstein-1), in units of the
+    real ones' mean. 0 for equal distributions, 1 for one that stands still."""
+    at = (np.arange(200) + 0.5) / 200
+    return float(np.abs(np.quantile(real, at) - np.quantile(other, at)).mean() / real.mean())
+
+
+def blinks(track: Array, fps: float) -> float:
+    """Blinks per minute of an eyelid's track (0 open, 1 shut): closings beyond 0.5 that opened below 0.3 before."""
+    count, is_shut = 0, False
+    for value in track:
+        if is_shut and value < 0.3:
+            is_shut = False
+        elif not is_shut and value > 0.5:
+            count, is_shut = count + 1, True
+    return 60 * fps * count / len(track)
+
+
 def autocorrelation(track: Array, lag: int) -> float:
     """Pearson's r of a track with itself `lag` frames later; 0 where it does not move."""
     early, late = track[:-lag] - track[:-lag].mean(), track[lag:] - track[lag:].mean()
@@ -72,3 +93,30 @@ def linearity(track: Array) -> float:
     centred = track - track.mean()
     total = centred @ centred
     return float((at @ centred) ** 2 / (at @ at) / total) if total > 1e-12 else 0.0
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Least squares from features [N,C] to one column per label; the largest names the label."""
+
+    labels: tuple[str, ...]
+    mean: Array  # [C]
+    deviation: Array  # [C]
+    weights: Array  # [C+1,labels]
+
+    @classmethod
+    def fit(cls, features: Array, labels: Sequence[str], ridge: float = 10.0) -> LabelReader:
+        names = tuple(sorted(set(labels)))
+        mean, deviation = features.mean(0), features.std(0) + 1e-6
+        a = _with_one((features - mean) / deviation)
+        wanted = np.array([[label == name for name in names] for label in labels], float)
+        return cls(names, mean, deviation, np.linalg.solve(a.T @ a + ridge * np.eye(a.shape[1]), a.T @ wanted))
+
+    def read(self, features: Array) -> list[str]:
+        """The label of each row [N,C]."""
+        scores = _with_one((features - self.mean) / self.deviation) @ self.weights
+        return [self.labels[best] for best in scores.argmax(1)]
+
+
+def _with_one(values: Array) -> Array:
+    return np.concatenate([values, np.ones((len(values), 1))], axis=1)

@@ -71,11 +71,24 @@ def test_plot_writes_a_picture(tmp_path: Path, frames: int) -> None:
 def test_impossible_edits_are_refused() -> None:
     with pytest.raises(XNeMoError, match="lasts 2 s"):
         edit.hold(wave(), 5.0, 1.0)
+    for at, seconds in ((float("nan"), 1.0), (0.0, float("nan")), (0.0, -1.0)):
+        with pytest.raises(XNeMoError, match="cannot hold"):
+            edit.hold(wave(), at, seconds)
+    with pytest.raises(XNeMoError, match="too long"):
+        edit.hold(wave(), 0.0, 1e12)
     with pytest.raises(XNeMoError, match="times"):
         edit.loop(wave(), 0)
+    with pytest.raises(XNeMoError, match="too long"):
+        edit.loop(wave(), 10**9)
+    with pytest.raises(XNeMoError, match="blend"):
+        edit.loop(wave(), 2, blend=-1)
     with pytest.raises(XNeMoError, match="at least one"):
         edit.concatenate([])
     with pytest.raises(XNeMoError, match="models a and b"):
         edit.concatenate([wave(model="a"), wave(model="b")])
+    with pytest.raises(XNeMoError, match="models a and b"):
+        edit.concatenate([wave(), wave(model="a"), wave(model="b")])
+    with pytest.raises(XNeMoError, match="frames per second"):
+        edit.concatenate([wave(), Motion(wave().f_mot, wave().f_rts, 30.0)])
     with pytest.raises(XNeMoError, match="sigma"):
         edit.smooth(wave(), -1)

@@ -151,6 +151,7 @@ def test_nucleus_keeps_only_the_likeliest_codes() -> None:
         ({"emotion": "bored"}, "bored"),
         ({"intensity": 4}, "intensity"),
         ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
         ({"guidance": -1.0}, "guidance"),
         ({"prefix": torch.full((1, 4), 99)}, "64"),

@@ -74,6 +74,10 @@ def test_impossible_requests_are_refused() -> None:
         ([Key(a, 0), Key(motion(1, model="two"), 0)], 10, None, "models one and two"),
         ([Key(a, 0), Key(a, 1)], 1, None, "more frames"),
         ([Key(a, 0), Key(a, 1)], 9, [1, 1], "increasing"),
+        ([Key(a, 0), Key(a, 1)], 9, [1, 2, 3], "2 increasing"),
+        ([Key(a, 0), Key(a, 1)], 9, [0, float("inf")], "increasing"),
+        ([Key(a, 0), Key(a, float("nan"))], 9, None, "outside"),
+        ([Key(a, 0), Key(a, 1)], 10**12, None, "too long"),
     ):
         with pytest.raises(XNeMoError, match=word):
             interpolate(keys, frames, times=times)

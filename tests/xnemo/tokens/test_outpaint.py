@@ -100,8 +100,12 @@ def test_what_cannot_be_continued_is_refused() -> None:
     prefix = toy.motion(1, 32, seed=0)[0]
     with pytest.raises(XNeMoError, match="at least 4 frames"):
         outpaint(tokenizer, generator, prefix[:3], 20)
-    with pytest.raises(XNeMoError, match="exceed the prefix"):
+    with pytest.raises(XNeMoError, match="longer than the prefix"):
         outpaint(tokenizer, generator, prefix, 32)
+    with pytest.raises(XNeMoError, match="too long"):
+        outpaint(tokenizer, generator, prefix, 10**10)
+    with pytest.raises(XNeMoError, match="smoothing"):
+        outpaint(tokenizer, generator, prefix, 64, sigma=float("nan"))
     with pytest.raises(XNeMoError, match="B,T,24"):
         outpaint(tokenizer, generator, prefix[:, :5], 64)
     with pytest.raises(XNeMoError, match="64 codes"):
