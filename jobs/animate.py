@@ -107,7 +107,7 @@ def _sampling_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--guidance-scale", type=float, metavar="S", help="s in ε_u + s(ε_c − ε_u); the paper's w is "
                        "s − 1 (the model's own; 3.5 for the released one: paper, appendix A)")  # fmt: skip
     group.add_argument("--scheduler", choices=["ddim", "dpm++", "unipc"], default="ddim", help="dpm++ and unipc "
-                       "(diffusers) get along with about half the steps (ddim: paper, released)")  # fmt: skip
+                       "(diffusers) get along with about half the steps (ddim: as trained, released)")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="same seed, same video (0: ours)")
     group.add_argument("--window-size", type=int, default=24, metavar="N", help="frames denoised together (24: what "
                        "the temporal layers were trained on; paper, released)")  # fmt: skip
