@@ -78,7 +78,8 @@ def evaluate(config: EvaluateConfig, model_folder: Path | None) -> dict[str, Any
     places = settings()
     tracker = Tracker(uri=places.tracking_uri, experiment=config.experiment, artifact_root=places.artifact_root)
     runs = ablation.run_all(config, evaluate) if config.protocol == "ablation" else []
-    key = fingerprint(config, *([run.model for run in runs] or [model_folder]))
+    models: list[Path | None] = [run.model for run in runs]
+    key = fingerprint(config, *(models or [model_folder]))
     with (
         Drain(
             output, f"{config.protocol}-{key}", tracker, flatten(config), {"model": str(model_folder or config.results)}

@@ -116,7 +116,7 @@ def _of_drawn(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int]:
         raise PlatformError("no clip could be animated by every model: EMO-SIM* cannot be compared.")
     by_pair = resamples(runs[0].config.pairs, DRAWS, seed)
     by_clip = resamples(len(usable), DRAWS, seed)
-    every = []
+    every: list[Draws] = []
     for run, of_run in zip(runs, clips, strict=True):
         made = transfer.pairs(run.config, run.model, fingerprint(run.config, run.model))
         felt = [(valence_arousal(of_run[i]["result"]), valence_arousal(of_run[i]["driver"])) for i in usable]

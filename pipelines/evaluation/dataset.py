@@ -61,7 +61,8 @@ def choose(uri: str, protocol: str, seed: int, limit: int | None, split: str | N
         return [(clip, None) for clip in clips[:limit]]
     if len({facts[clip]["identity"] for clip in clips}) < 2:
         raise PlatformError(f"{uri}: one person only; protocol cross needs clips of two (or name another split=).")
-    rng, found = np.random.default_rng([seed, 43]), []
+    rng = np.random.default_rng([seed, 43])
+    found: list[tuple[int, int | None]] = []
     for clip in clips:
         others = [other for other in clips if facts[other]["identity"] != facts[clip]["identity"]]
         found.append((clip, others[int(rng.integers(len(others)))]))

@@ -20,6 +20,8 @@ from pipelines.report import PARAMETERS
 from xnemo_platform import storage
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from xnemo.clip import Clip
     from xnemo.model import XNeMo
 
@@ -77,9 +79,10 @@ class ClipAnimator:
         from xnemo.media.video import read_frames, write_video
         from xnemo.synthetic.measure import measure
 
-        clip = self.animate(portrait, driving)
-        with without_temporal(self.model):
-            single = self.animate(portrait, driving)
+        clip = single = self.animate(portrait, driving)
+        if any(layer.weight.any() or layer.bias.any() for layer in temporal_layers(self.model)):
+            with without_temporal(self.model):
+                single = self.animate(portrait, driving)
         driver_frames = read_frames(driving)[: len(clip.frames)]
         video = driving.with_name(f"side-by-side-{index:03}.mp4")
         write_video(video, iter(side_by_side(read_image(portrait), driver_frames, clip.frames)), fps=clip.fps)
@@ -103,12 +106,17 @@ class ClipAnimator:
         )  # fmt: skip
 
 
-@contextmanager
-def without_temporal(model: XNeMo) -> Iterator[None]:
-    """The model's temporal modules add nothing meanwhile: their last layers are at zero, where training began."""
+def temporal_layers(model: XNeMo) -> list[nn.Linear]:
+    """The last layer of every temporal module: at zero, where training begins, the module adds nothing."""
     from xnemo.temporal import TemporalModule
 
-    layers = [part.temporal_transformer.proj_out for part in model.modules() if isinstance(part, TemporalModule)]
+    return [part.temporal_transformer.proj_out for part in model.modules() if isinstance(part, TemporalModule)]
+
+
+@contextmanager
+def without_temporal(model: XNeMo) -> Iterator[None]:
+    """The model's temporal modules add nothing meanwhile."""
+    layers = temporal_layers(model)
     kept = [(each.weight.data, each.bias.data) for each in layers]
     for each in layers:
         each.weight.data, each.bias.data = each.weight.data * 0, each.bias.data * 0

@@ -38,7 +38,8 @@ def steadiness(figures: Mapping[str, Mapping[str, float]]) -> Table:
         "Steadiness of the clips: mean |Δ²| of measured parameters per frame",
         ("parameter", "with temporal modules", "without", "the driver, measured"),
         rows,
-        "Without: the same clips with the temporal modules switched off. Nearer to the driver is better.",
+        "Without: the same clips with the temporal modules switched off. Nearer to the driver is better. Where both "
+        "are the same, the model's temporal modules are untrained.",
     )
 
 

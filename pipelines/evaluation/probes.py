@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xnemo.model import XNeMo
 
 PEOPLE, MOTIONS = 64, 8  # of retrieval and invariance
-SIDE, PIXELS = 96, 16  # of a drawn picture; of the crops whose principal axes are taken
+SIDE, CROP, PIXELS = 96, 48, 16  # of a drawn picture; of its crop for the two below; of that for principal axes
 BORDER, EPOCHS, BATCH = 4, 10, 64  # of the supervised network's input and tuning
 FIRST = 4_000_000  # after the seeds of the pairs
 
@@ -30,10 +30,10 @@ def codes(models: Mapping[str, XNeMo], count: int, seed: int) -> dict[str, np.nd
     """Of pictures of three kinds, "<kind>/<who>" [N, D] for every model, "pixels" and "supervised" (read only).
 
     read: `count` people, the even ones to fit on, the odd ones to tell, each in a motion of his own ("read/motion"
-    [N, 13], "read/person" [N, 28]); free: PEOPLE × MOTIONS, every
-    picture in a motion of its own; shared: the same motions for everybody.
+    [N, 13], "read/person" [N, 28]); free: PEOPLE × MOTIONS, every picture in a motion of its own; shared: the same
+    motions for everybody.
     """
-    from xnemo.synthetic.cross_pairs import FIRST_SEED
+    from xnemo.synthetic.cross_pairs import FIRST_SEED, cut
     from xnemo.synthetic.identity import random_identities
     from xnemo.synthetic.measure_identity import visible
     from xnemo.synthetic.motion import random_motion
@@ -46,35 +46,35 @@ def codes(models: Mapping[str, XNeMo], count: int, seed: int) -> dict[str, np.nd
     result: dict[str, np.ndarray] = {"read/motion": motion.numpy(), "read/person": visible(many).numpy()}
     shared = free[:MOTIONS].repeat(PEOPLE, 1)
     for kind, people, moved in (("read", many, motion), ("free", crowd, free), ("shared", crowd, shared)):
-        seen = _seen(models, people, moved)
-        result |= {f"{kind}/{who}": told for who, told in seen.items()}
+        drawn = _draw(people, moved)
+        result |= {f"{kind}/{who}": told for who, told in _seen(models, *drawn).items()}
         if kind == "read":
-            result["read/supervised"] = supervised(_crops(people, moved, 48), moved)
+            result["read/supervised"] = supervised(cut(*drawn, CROP), moved)
     return result
 
 
-def _seen(models: Mapping[str, XNeMo], people: Tensor, motion: Tensor) -> dict[str, np.ndarray]:
+def _seen(models: Mapping[str, XNeMo], pictures: Tensor, squares: Tensor) -> dict[str, np.ndarray]:
     """The codes [N, D] of every model, and as many principal axes of the crops' pixels."""
     from xnemo.synthetic.cross_pairs import codes as encode
+    from xnemo.synthetic.cross_pairs import cut
 
     told = {}
     for who, model in models.items():
-        told[who] = encode(model, _crops(people, motion, model.config.motion_encoder.image_size))
+        told[who] = encode(model, cut(pictures, squares, model.config.motion_encoder.image_size))
     width = next(iter(told.values())).shape[1]
-    pixels = F.adaptive_avg_pool2d(_crops(people, motion, 48).float(), PIXELS).flatten(1).double().numpy()
+    pixels = F.adaptive_avg_pool2d(cut(pictures, squares, CROP).float(), PIXELS).flatten(1).double().numpy()
     pixels = pixels - pixels.mean(0)
     axes = np.linalg.eigh(pixels.T @ pixels)[1][:, ::-1]
     return told | {"pixels": pixels @ axes[:, :width]}
 
 
-def _crops(people: Tensor, motion: Tensor, size: int) -> Tensor:
-    """The encoder's crops uint8 [N, 3, size, size] of these people in these motions."""
+def _draw(people: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures uint8 [N, 3, SIDE, SIDE] of these people in these motions, and the squares [N, 4] encoders see."""
     from xnemo import crops
-    from xnemo.synthetic.cross_pairs import cut
     from xnemo.synthetic.render import face_boxes, render
 
     still = torch.zeros(len(people), 3)
-    return cut(render(people, motion, still, SIDE), crops.square(face_boxes(people, motion, still, SIDE)), size)
+    return render(people, motion, still, SIDE), crops.square(face_boxes(people, motion, still, SIDE))
 
 
 def supervised(faces: Tensor, motion: Tensor) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.evaluation import probes, transfer
+from pipelines.evaluation import drawn_figures, probes, transfer
 from xnemo.synthetic.cross_pairs import NAMES
 from xnemo.synthetic.identity import IDENTITY
 
@@ -38,3 +38,9 @@ def made():
         result |= {f"probe/read/{who}": motion, f"probe/free/{who}": free, f"probe/shared/{who}": shared}
     result["probe/read/supervised"] = motion + 0.3 * rng.normal(size=motion.shape)
     return result
+
+
+@pytest.fixture(scope="module")
+def figures(made):
+    """What is reported of these pairs."""
+    return drawn_figures.figures(made)

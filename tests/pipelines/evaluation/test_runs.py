@@ -1,4 +1,4 @@
-"""Whole runs on a private Ray with the bundled model: cross, temporal on the same results, and an ablation of seeds."""
+"""Whole runs on a private Ray with the bundled model: cross, temporal on the same results, and an ablation."""
 
 import json
 import shutil
@@ -69,40 +69,40 @@ def test_cross_and_temporal_report_the_pairs_that_worked_and_name_the_others(clu
     assert all(row[3].startswith("+0") for row in differences.rows)
 
 
-def test_an_ablation_of_two_seeds_says_what_was_not_reproduced(cluster, tmp_path):
+def test_an_ablation_evaluates_every_model_and_says_what_was_not_reproduced(cluster, tmp_path):
     import torch
 
     model = xnemo.load(BUNDLED)
-    for k in range(3):
+    for k in range(2):
         torch.manual_seed(k)
         with torch.no_grad():
             layer = model.motion_encoder.final_proj.weight
             layer.add_(0.05 * layer.float().std() * torch.randn(layer.shape).to(layer))
         xnemo.save(model, tmp_path / f"m{k}")
-    names = ("full", "full", "noGAN")
+    names = ("full", "noGAN")
     told = ",".join(f"{name}={tmp_path / f'm{k}'}" for k, name in enumerate(names))
     config = EvaluateConfig(
         protocol="ablation", model=told, output=str(tmp_path / "table2"), pairs=8, clips=2, frames=8, people=128,
         steps=2, workers=1, clip_size=128,
     )  # fmt: skip
     summary = evaluate(config, None)
-    assert {name: each["seeds"] for name, each in summary.items()} == {"full": 2, "noGAN": 1}
+    assert {name: each["seeds"] for name, each in summary.items()} == {"full": 1, "noGAN": 1}
     text = (tmp_path / "table2/artifacts/report.md").read_text()
     for part in (
         "| w/o GAN | 0.789 |",
         "**noGAN**",
         "not reproduced",
-        "full (2 seeds), noGAN (1 seed)",
+        "full (1 seed), noGAN (1 seed)",
         "and not that of",
     ):
         assert part in text, part
     assert (tmp_path / "table2/run_id").exists(), "in MLflow"
-    single = (tmp_path / "table2/full-2/artifacts/report.md").read_text()
+    single = (tmp_path / "table2/full-1/artifacts/report.md").read_text()
     for part in ("Gates of the training recipe", "Steadiness of the clips", "supervised", "Interpolation of f_mot"):
         assert part in single, part
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "table2").rglob("*.npz")}
     assert evaluate(config, None) == summary
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "table2").rglob("*.npz")} == before, "nothing is done again"
-    shutil.rmtree(tmp_path / "m2")
-    with pytest.raises(PlatformError, match="m2: no model folder here"):
+    shutil.rmtree(tmp_path / "m1")
+    with pytest.raises(PlatformError, match="m1: no model folder here"):
         evaluate(config, None)
