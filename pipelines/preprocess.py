@@ -237,6 +237,7 @@ def _ray(config: IngestConfig) -> Iterator[None]:
     # ours count videos over all rounds, with an ETA; Ray's begin anew with each round and tell where it waits
     ray.data.DataContext.get_current().enable_progress_bars = config.ray_progress
     logging.getLogger("ray.data").setLevel(logging.INFO if config.ray_progress else logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # how to enable them in Python
     if ray.is_initialized():
         yield
         return

@@ -35,7 +35,6 @@ from pipelines.clips import ClipConfig
 from pipelines.preprocess import IngestConfig, run
 from pipelines.sources import READERS
 from pipelines.sources.source import Source
-from tests.pipelines.drawn import moving
 from xnemo.crops import clip_square
 from xnemo.media import images, video
 
@@ -99,6 +98,8 @@ class Cost:
 
 
 def drawn(path: Path, seed: int, frames: int) -> Path:
+    from tests.pipelines.drawn import moving  # needs torch, which an ingestion does not
+
     return video.write_video(path, (cv2.resize(frame, (SIDE, SIDE)) for frame in moving(seed, frames)), 25)
 
 
@@ -146,38 +147,32 @@ def ingested(paths: list[Path], workers: int) -> Cost:
         for number, path in enumerate(paths):
             shutil.copyfile(path, Path(folder, "videos", f"{number:05d}.mp4"))
         command = [sys.executable, "-c", f"from tests.benchmarks.ingest import whole; whole({folder!r}, {workers})"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         return Cost(*map(float, done.split()))
 
 
 def whole(folder: str, workers: int) -> None:
     """Ingest and print wall and processor seconds of this process and all that it started."""
-    import ray
-
     mine, spent = psutil.Process(), {}
 
-    def look(_: object = None) -> None:
+    def look(_: object) -> None:
         for process in [mine, *mine.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
                 spent[process.pid] = times.user + times.system
 
     began = time.perf_counter()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     units = {"inputs_per_unit": 2, "workers": workers}
     config = IngestConfig(source=f"{folder}/videos", output=f"{folder}/out", clips=CLIPS, max_quarantine=1, **units)
-    run(config, watch=look)  # workers end with the run, so they are looked at after each unit
-    wall = time.perf_counter() - began
-    look()
-    ray.shutdown()
-    print(wall, sum(spent.values()))
+    run(config, watch=look)  # its processes end with it, so they are looked at after each unit
+    print(time.perf_counter() - began, sum(spent.values()))
 
 
 def listing(count: int) -> None:
     """Plan so many videos in a process of its own."""
     began = time.perf_counter()
     command = [sys.executable, "-c", f"from tests.benchmarks.ingest import planned; planned({count})"]
-    peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    peak = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     print(f"planning {count} videos: the driver's peak is {peak} MB, {time.perf_counter() - began:.0f} s", flush=True)
 
 
