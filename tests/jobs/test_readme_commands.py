@@ -1,6 +1,6 @@
 """What the README tells a newcomer to type is typed here, word for word, in an empty folder; one story, in order.
 
-What needs a cluster is in tests/infra, what needs a service in tests/pipelines/serve, and `make demo` in tests/end_to_end.
+What needs a cluster is in tests/infra, what needs a service in tests/pipelines/serve, `make demo` in tests/end_to_end.
 """
 
 import os

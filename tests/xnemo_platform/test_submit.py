@@ -62,6 +62,12 @@ def test_a_cluster_that_does_not_answer_is_one_sentence():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["head:8265", "ray://head:10001", "ftp://head:1", "http://", ""])
+def test_an_address_that_is_none_is_told_how_to_write_it(address):
+    with pytest.raises(PlatformError, match=r"is no job server's address: write it as http://head:8265"):
+        submit.find("j", address)
+
+
 @pytest.mark.parametrize(
     ("address", "local"),
     [
@@ -224,6 +230,7 @@ def test_the_life_of_jobs_on_a_cluster_of_our_own(tmp_path):
             submit.submit(["jobs.cli", "nonsense"], "bad", address)
             bad = submit.follow("bad", address, lines.append)
             assert (bad.status, submit.exit_code(bad)) == ("FAILED", 2)
+            assert bad.message == "Job entrypoint command failed with exit code 2"
 
         submit.submit(["http.server", "0", "--bind", "127.0.0.1"], "long", address)
         submit.stop("long", address)
