@@ -213,6 +213,23 @@ def test_a_forwarded_port_and_a_container_are_other_machines(monkeypatch):
     assert not job_server.shares_files("http://head:8265")
 
 
+def test_a_machine_too_busy_for_ray_is_told_in_one_sentence(monkeypatch):
+    import ray
+
+    from xnemo_platform import trainer
+
+    def init(**options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because some of the raylet ...")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(
+        PlatformError, match=r"did not start on this machine \(The current node timed out during startup"
+    ):
+        trainer.start_ray(cpus=2)
+
+
 @pytest.mark.slow
 def test_the_life_of_jobs_on_a_cluster_of_our_own(tmp_path):
     with cluster.local_cluster(tmp_path, cpus=2) as head:
