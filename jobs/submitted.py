@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         raise PlatformError("no cluster to ask: give --address http://head:8265 or set XNEMO_RAY_ADDRESS.")
     if arguments.what == "list":
         for job in submit.jobs(address):
-            print(f"{job.id:<28} {job.status:<10} {job.message.splitlines()[0] if job.message else ''}".rstrip())
+            print(f"{job.id:<28} {job.status:<10} {job.message}".rstrip())
         return 0
     if not arguments.id:
         raise PlatformError(f"xnemo jobs {arguments.what} needs the id of a job; `xnemo jobs list` shows them.")

@@ -25,6 +25,10 @@ class AwayError(PlatformError):
 
 def connect(address: str) -> Any:
     """A job client. Speaks with the token of this user where there is one and nothing else was said."""
+    if not address.startswith(("http://", "https://")) or not urlparse(address).hostname:  # Ray would try its own port
+        raise PlatformError(
+            f"{address!r} is no job server's address: write it as http://head:8265 (XNEMO_RAY_ADDRESS)."
+        )
     places = (os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH"))
     if "RAY_AUTH_MODE" not in os.environ and (any(places) or Path("~/.ray/auth_token").expanduser().exists()):
         os.environ["RAY_AUTH_MODE"] = "token"  # Ray's client sends none by itself

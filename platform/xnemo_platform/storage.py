@@ -337,7 +337,7 @@ def _try(call: Callable[[], T], uri: str | Path) -> T:
                 "and list there"
             ) from error
         except (FileNotFoundError, IsADirectoryError) as error:
-            raise PlatformError(f"{uri} cannot be reached: {error.strerror or type(error).__name__}") from error
+            raise PlatformError(f"{uri} cannot be reached: {error.strerror or error or 'it is not there'}") from error
         except Exception as error:
             if not isinstance(error, OSError) and not type(error).__module__.startswith("botocore"):
                 raise

@@ -36,7 +36,8 @@ TRACKED = re.compile(r"^MLflow: (\S+)$", re.MULTILINE)  # what xnemo_platform.tr
 @dataclass(frozen=True)
 class Job:
     """A submitted job. `status` is PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, or LOST: told as running by a head
-    that was restarted since, though what ran it is gone. `metadata["command"]` is what was typed after `submit`."""
+    that was restarted since, though what ran it is gone. `message`: why, in one line. `metadata["command"]`: what was
+    typed after `submit`."""
 
     id: str
     status: str
@@ -252,10 +253,11 @@ def _ended_soon(job_id: str, address: str, known: bool) -> Job:
 
 def _job(details: Any) -> Job:
     status = str(getattr(details.status, "value", details.status))
+    message = (details.message or "").partition(", last available logs")[0]  # whoever follows has seen these
     return Job(
         details.submission_id,
         status,
-        details.message or "",
+        message.partition("\n")[0],
         details.driver_exit_code,
         details.metadata or {},
         details.entrypoint or "",

@@ -29,6 +29,11 @@ PARAMS_PER_CALL = 100
 VALUE_LENGTH = 6000
 DRAIN_EVERY_S = 2.0
 LAST_DRAIN_S = 60.0  # a fresh embedded store takes its time on a busy machine
+AWAY = {  # what the network's errors mean
+    "Connection refused": "no server listens there",
+    "Failed to resolve": "its host name leads nowhere",
+    "timed out": "no answer in time",
+}
 log = logging.getLogger(__name__)
 
 
@@ -214,12 +219,16 @@ def mlflow_client(uri: str) -> Any:
 
 def why(error: Exception) -> str:
     """What kept MLflow from answering, in one line; its 403 for an unknown host name gets the mend."""
-    text = hidden(str(error).splitlines()[0][:200]) if str(error) else type(error).__name__
+    whole = str(error)
+    text = hidden(whole.splitlines()[0][:200]) if whole else type(error).__name__
     if "Invalid Host header" in text or ("403" in text and "ermission" not in text):
         return (
             "it answers 403: it does not know the host name it is called by; start the server with "
             "MLFLOW_SERVER_ALLOWED_HOSTS naming it"
         )
+    for sign, meaning in AWAY.items():
+        if sign in whole:
+            return meaning
     return text
 
 

@@ -199,7 +199,14 @@ def start_ray(cpus: int) -> None:
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nothing but this process talks to it
         # With a dashboard, because a part of Ray Train asks it for the state of actors and complains each second.
-        ray.init(address="local", num_cpus=cpus, log_to_driver=True, include_dashboard=True)
+        try:
+            ray.init(address="local", num_cpus=cpus, log_to_driver=True, include_dashboard=True)
+        except Exception as error:  # Ray raises nothing narrower when its processes do not come up in time
+            said = str(error).partition(". ")[0][:120]
+            raise PlatformError(
+                f"Ray did not start on this machine ({said}): it may be too busy, or out of memory or disk (`xnemo "
+                "doctor`); try again, or see /tmp/ray/session_latest/logs."
+            ) from error
 
 
 def _worker_env(threads: int, gpu: bool) -> dict[str, str]:

@@ -120,8 +120,10 @@ def test_who_may_not_come_in_is_told_why(world, env, said):
 def test_the_doctor_names_what_the_nodes_cannot_reach(world):
     away = {"XNEMO_STORAGE": "s3://nobodys", "XNEMO_TRACKING_URI": "http://127.0.0.1:9"}
     said = world.xnemo("doctor", "--address", world.nodes.address, "--gpu", ok=False, **away)
-    assert len(re.findall(r"^fail .*storage: s3://nobodys.* cannot be reached", said, re.MULTILINE)) == 2, said
-    assert len(re.findall(r"^fail .*mlflow: http://127.0.0.1:9: ", said, re.MULTILINE)) == 2, said
+    assert len(re.findall(r"^fail .*storage: s3://nobodys.* bucket does not exist$", said, re.MULTILINE)) == 2, said
+    assert len(re.findall(r"^fail .*mlflow: http://127.0.0.1:9: no server listens there$", said, re.MULTILINE)) == 2, (
+        said
+    )
     assert re.search(r"^fail .*2 nodes, no GPU", said, re.MULTILINE)
     assert "5 of 5 checks failed" in said
 

@@ -181,11 +181,27 @@ def asked_for() -> set[str]:
     return {name for query in queries for name in re.findall(r"\bray_\w+", query)} - {"ray_train_run_name"}
 
 
+def service_metrics() -> set[str]:
+    """What the animation service exports, under the names Prometheus gives them."""
+    from pipelines.serve import meters
+
+    names = {f"{name}_total" for name in meters.COUNTERS} | set(meters.GAUGES)
+    names |= {f"{name}_{part}" for name in meters.HISTOGRAMS for part in ("bucket", "sum", "count")}
+    return {f"ray_xnemo_{name}" for name in names}
+
+
+def test_everything_the_service_measures_is_on_a_board():
+    from pipelines.serve import meters
+
+    for name in [*meters.COUNTERS, *meters.HISTOGRAMS, *meters.GAUGES]:
+        assert any(asked.startswith(f"ray_xnemo_{name}") for asked in asked_for()), name
+
+
 def test_every_metric_asked_for_is_one_that_ray_or_a_run_exports():
     from pipelines import ingest_meters
     from xnemo_platform import metrics
 
-    ours = {f"ray_{metrics.STEP}", f"ray_{metrics.VALUE}"}
+    ours = {f"ray_{metrics.STEP}", f"ray_{metrics.VALUE}"} | service_metrics()
     ours |= {f"ray_xnemo_ingest_{name}_total" for name in ingest_meters.COUNTERS}
     panels = "\n".join(path.read_text() for path in (RAY / "dashboard/modules/metrics/dashboards").glob("*.py"))
     known = set(re.findall(r"\bray_\w+", panels))

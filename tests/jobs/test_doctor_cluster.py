@@ -56,7 +56,7 @@ def test_a_node_looks_for_itself(tmp_path, monkeypatch):
     mark.write_bytes(b"x")
     found = nodes.look(settings(), str(mark))
     assert found["problems"]["storage"] == found["problems"]["home"] == ""
-    assert "127.0.0.1:9" in found["problems"]["mlflow"]
+    assert found["problems"]["mlflow"] == "http://127.0.0.1:9: no server listens there"
     assert found["versions"] == nodes.versions()
     assert list(tmp_path.iterdir()) == [mark], "nothing is left behind"
     missing = nodes.look(settings(), str(tmp_path / "elsewhere" / "mark"))

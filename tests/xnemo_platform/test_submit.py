@@ -62,6 +62,12 @@ def test_a_cluster_that_does_not_answer_is_one_sentence():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["head:8265", "ray://head:10001", "ftp://head:1", "http://", ""])
+def test_an_address_that_is_none_is_told_how_to_write_it(address):
+    with pytest.raises(PlatformError, match=r"is no job server's address: write it as http://head:8265"):
+        submit.find("j", address)
+
+
 @pytest.mark.parametrize(
     ("address", "local"),
     [
@@ -207,6 +213,23 @@ def test_a_forwarded_port_and_a_container_are_other_machines(monkeypatch):
     assert not job_server.shares_files("http://head:8265")
 
 
+def test_a_machine_too_busy_for_ray_is_told_in_one_sentence(monkeypatch):
+    import ray
+
+    from xnemo_platform import trainer
+
+    def init(**options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because some of the raylet ...")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(
+        PlatformError, match=r"did not start on this machine \(The current node timed out during startup"
+    ):
+        trainer.start_ray(cpus=2)
+
+
 @pytest.mark.slow
 def test_the_life_of_jobs_on_a_cluster_of_our_own(tmp_path):
     with cluster.local_cluster(tmp_path, cpus=2) as head:
@@ -224,6 +247,7 @@ def test_the_life_of_jobs_on_a_cluster_of_our_own(tmp_path):
             submit.submit(["jobs.cli", "nonsense"], "bad", address)
             bad = submit.follow("bad", address, lines.append)
             assert (bad.status, submit.exit_code(bad)) == ("FAILED", 2)
+            assert bad.message == "Job entrypoint command failed with exit code 2"
 
         submit.submit(["http.server", "0", "--bind", "127.0.0.1"], "long", address)
         submit.stop("long", address)
