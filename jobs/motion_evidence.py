@@ -32,7 +32,11 @@ from xnemo.synthetic.codes import MODEL
 from xnemo.tokens.weights import load_generator, load_tokenizer
 from xnemo.weights import model_digest
 
-SAMPLING = ({"temperature": 1.0, "top_p": 0.95}, {"temperature": 1.0, "top_p": 1.0}, {"temperature": 0.8, "top_p": 1.0})
+SAMPLING = (  # the default first
+    {"temperature": 1.0, "top_p": 0.99},
+    {"temperature": 1.0, "top_p": 0.95},
+    {"temperature": 0.9, "top_p": 1.0},
+)
 
 
 def main(argv: Sequence[str]) -> int:

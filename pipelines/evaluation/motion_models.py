@@ -30,6 +30,7 @@ from xnemo.tokens.vqvae import MotionTokenizer, code_report
 TRACKS = ("roll", "yaw", "pitch", "jaw", "smile", "blink_left", "brow_left")
 POSES = ("roll", "yaw", "pitch")
 WINDOW, STRIDE, PIECE, LAG = 16, 4, 4, 5  # frames
+GUIDANCE = 2.0  # of emotions
 NAMES = tuple(EMOTIONS)
 FAR = 8.0  # degrees between two key poses: shorter ways drown in the measuring error
 SCHOOL, CLASS = 20_000_000, 40  # identities whose pictures teach what an emotion looks like: first seed, per emotion
@@ -92,7 +93,7 @@ def distances(models: Models, subjects: Sequence[Subject], sampling: Sequence[Ma
             for i, (clip, prefix) in enumerate(zip(real, prefixes, strict=True))
         ]
     sets["last frame repeated"] = [np.repeat(p.f_mot[-1:], len(c), 0) for p, c in zip(prefixes, real, strict=True)]
-    sets["windows shuffled"] = [shuffled(clip, rng) for clip in real]
+    sets["windows shuffled"] = [shuffled(p.f_mot, len(c), rng) for p, c in zip(prefixes, real, strict=True)]
     sets["random walk"] = [walk(p.f_mot[-1], steps, len(c), rng) for p, c in zip(prefixes, real, strict=True)]
     whole, movement = (quality.windows(real, WINDOW, STRIDE, centred=centred) for centred in (False, True))
     speed = np.mean([_code_speed(clip) for clip in real])
@@ -106,10 +107,10 @@ def distances(models: Models, subjects: Sequence[Subject], sampling: Sequence[Ma
     }}  # fmt: skip
 
 
-def shuffled(f_mot: Array, rng: np.random.Generator) -> Array:
-    """Pieces of PIECE frames [T,D] in another order."""
-    pieces = np.array_split(f_mot, max(len(f_mot) // PIECE, 1))
-    return np.concatenate([pieces[i] for i in rng.permutation(len(pieces))])
+def shuffled(f_mot: Array, frames: int, rng: np.random.Generator) -> Array:
+    """Windows of PIECE frames of a motion [T,D] in any order: [frames,D]."""
+    starts = PIECE * rng.integers(0, len(f_mot) // PIECE, -(-frames // PIECE))
+    return np.concatenate([f_mot[start : start + PIECE] for start in starts])[:frames]
 
 
 def walk(start: Array, steps: Array, frames: int, rng: np.random.Generator) -> Array:
@@ -134,11 +135,13 @@ def performances(models: Models, subjects: Sequence[Subject], controls: int) -> 
         "real": real,
         "tokens": [coded(models.tokenizer, motion) for motion in real],
         "generated": [
-            models.invent(len(each.motion), each.seed, emotion=each.emotion, intensity=each.intensity)
+            models.invent(
+                len(each.motion), each.seed, emotion=each.emotion, intensity=each.intensity, guidance=GUIDANCE
+            )
             for each in subjects
         ],
         "last frame repeated": control(lambda f_mot: np.repeat(f_mot[-1:], len(f_mot), 0)),
-        "windows shuffled": control(lambda f_mot: shuffled(f_mot, rng)),
+        "windows shuffled": control(lambda f_mot: shuffled(f_mot, len(f_mot), rng)),
         "random walk": control(lambda f_mot: walk(f_mot[0], steps, len(f_mot), rng)),
     }
     return found | ({"one code a step": [coded(models.single, motion) for motion in real]} if models.single else {})

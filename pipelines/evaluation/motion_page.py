@@ -51,8 +51,8 @@ def _distances(found: Mapping[str, Any]) -> Table:
         ("motion", "Fréchet ↓", "of the movement ↓", "speed, real = 1"),
         rows,
         f"Fréchet distance on windows of {WINDOW} frames of f_mot between the second parts of the unseen clips and "
-        "what is made of their first parts. Of the movement: of windows less their own mean. Shuffled are pieces of "
-        f"{PIECE} frames of the real second part.",
+        "what is made of their first parts. Of the movement: of windows less their own mean. Controls know "
+        f"the first part only; shuffled are its windows of {PIECE} frames.",
     )
 
 
