@@ -23,6 +23,7 @@ from pipelines.train_config import TrainConfig
 from xnemo import weights
 from xnemo.codec import VaeCodec
 from xnemo.config import ModelConfig
+from xnemo.linear import ONEDNN
 from xnemo.model import XNeMo
 from xnemo.places import place_table
 from xnemo.stages import Stage, StageConfig, StageName, build_stage
@@ -41,10 +42,14 @@ def _attention_backward(grad: Size, q: Size, k: Size, v: Size, *_: Any, out_shap
     return sdpa_backward_flop_count(grad, q, k, v)
 
 
-ATTENTION = {  # the CPU's fused attention, which torch's own table leaves out
+def _product(x: Size, weight: Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * x.numel() * weight[0]
+
+
+CPU_KERNELS: dict[Any, Any] = {  # which torch's own table leaves out
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
+} | ({ONEDNN: _product} if ONEDNN is not None else {})
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def plan(config: TrainConfig, bf16: bool) -> Plan:
         if stage.discriminator is not None:
             trained["discriminator"] = _count(list(stage.discriminator.parameters()))
         total, own = _count(list(stage.parameters())), sum(trained.values())
-        with _kept() as kept, FlopCounterMode(display=False, custom_mapping=ATTENTION) as counted:
+        with _kept() as kept, FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counted:
             frames = config.clip_frames if config.stage == "temporal" else 1
             _forward(stage, micro, frames, config.latents).backward()
     held = own // loop.workers if loop.zero == 3 else own  # ZeRO: 1 shards moments, 2 gradients, 3 the weights too

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 FEW = 1 << 14  # numbers below which calling it costs more than it saves in training
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., i] times weight [o, i], plus bias [o] -> [..., o]."""
-    if _ONEDNN is None or not (_plain(x) and _plain(weight)):
+    if ONEDNN is None or not (_plain(x) and _plain(weight)):
         return F.linear(x, weight, bias)
     if not torch.is_grad_enabled():
         return _product(x, weight, bias)
@@ -26,8 +26,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    assert _ONEDNN is not None
-    return _ONEDNN(x, weight, bias, "none", [], "")
+    assert ONEDNN is not None
+    return ONEDNN(x, weight, bias, "none", [], "")
 
 
 class _Recorded(torch.autograd.Function):
