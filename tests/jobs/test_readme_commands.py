@@ -61,10 +61,11 @@ def test_the_lines_of_python_do_the_same(folder, monkeypatch):
 
 
 def test_videos_become_shards_that_train_a_stage(folder):
-    typed(folder, "synthetic clip -o d.mp4", also="--size 512")  # ingest takes no face below its least size
+    typed(folder, "synthetic clip -o d.mp4")
     (folder / "clips").mkdir()
     shutil.copy(folder / "d.mp4", folder / "clips")
-    typed(folder, "data ingest --dataset folder --source clips/ --output shards/")
+    small = "clips.min_face_px=30 clips.min_frames=12 val_share=0"  # a small head, and one alone
+    typed(folder, "data ingest --dataset folder --source clips/ --output shards/", also=small)
     assert re.search(r"clips +1\b", typed(folder, "data inspect shards/"))
     typed(folder, "data preview shards/ -o sheet.png")
     assert (folder / "sheet.png").stat().st_size > 1000
