@@ -6,6 +6,7 @@ like real motion, whether an asked emotion is recognised, and whether interpolat
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.studio import Studio, Subject
 from pipelines.motions import ClipMotion
+from xnemo.errors import XNeMoError
 from xnemo.synthetic.codes import draw, drawn_motion
 from xnemo.synthetic.measure import Measurement, measure
 from xnemo.synthetic.motion import EMOTIONS, MOTION
@@ -33,6 +35,7 @@ WINDOW, STRIDE, PIECE, LAG = 16, 4, 4, 5  # frames
 GUIDANCE = 2.0  # of emotions
 NAMES = tuple(EMOTIONS)
 FAR = 8.0  # degrees between two key poses: shorter ways drown in the measuring error
+SPARE = 3  # other heads that may take a place
 SCHOOL, CLASS = 20_000_000, 40  # identities whose pictures teach what an emotion looks like: first seed, per emotion
 
 OTHER = 1_000_000  # a head that does the motion: this much further than the one it was taken from
@@ -67,11 +70,17 @@ def coded(tokenizer: MotionTokenizer, motion: Motion) -> Motion:
 
 
 def cast(studio: Studio, count: int, strong: int, frames: int, seed: int) -> list[Subject]:
-    """`count` heads; emotions take turns, the first `strong` act at intensity 3, the others at 1 and 2."""
-    return [
-        studio.film(seed + i, frames, NAMES[i % len(NAMES)], 3 if i < strong else 1 + i // len(NAMES) % 2)
-        for i in range(count)
-    ]
+    """`count` heads; emotions take turns, the first `strong` act at intensity 3, the others at 1 and 2. A head whose
+    face is lost while it acts makes room for another."""
+
+    def film(i: int) -> Subject:
+        emotion, intensity = NAMES[i % len(NAMES)], 3 if i < strong else 1 + i // len(NAMES) % 2
+        for other in range(SPARE):
+            with contextlib.suppress(XNeMoError):
+                return studio.film(seed + i + other * count, frames, emotion, intensity)
+        return studio.film(seed + i + SPARE * count, frames, emotion, intensity)
+
+    return [film(i) for i in range(count)]
 
 
 def distances(models: Models, subjects: Sequence[Subject], sampling: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from xnemo.tokens.motion_file import Motion
 if TYPE_CHECKING:
     from xnemo.model import XNeMo
 
-CLIP_SIZE, DRAWN_SIZE = 128, 64
+CLIP_SIZE, DRAWN_SIZE = 256, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class ModelStudio:
 
         portrait = self.folder / f"{seed}.png"
         if not portrait.exists():
-            clips.portrait(portrait, seed, 2 * CLIP_SIZE)
+            clips.portrait(portrait, seed, CLIP_SIZE)
         return animate(self.model, portrait, motion, steps=self.steps, seed=0).frames
 
 
