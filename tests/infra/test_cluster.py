@@ -164,7 +164,7 @@ def test_a_head_that_is_restarted_costs_a_job_nothing_it_committed(world):
     run = world.folder / "home" / "runs" / "again"
     words = ["train", "appearance", "--config", str(ROOT / "jobs/configs/train-small-appearance.yaml")]
     words += ["--dataset", f"s3://{parts.BUCKET}/shards", "--output", str(run), *TRAIN, "loop.workers=1"]
-    log, submit = world.folder / "follower.log", ["-m", "jobs.cli", "submit", "--id", "train-2"]
+    log, submit = world.folder / "follower.log", ["-m", "jobs.cli", "submit", "--id", "train-3"]
     with parts.process(sys.executable, *submit, *words, env=world.person, log=log) as follower:
         parts.until(lambda: list(run.glob("checkpoints/*/COMMIT.json")), "the first commit", log)
         world.nodes.kill("head")
@@ -173,14 +173,14 @@ def test_a_head_that_is_restarted_costs_a_job_nothing_it_committed(world):
     told = log.read_text()
     assert follower.returncode == 1, told
     assert "does not answer; waiting for it" in told
-    command = re.search(r"^job train-2: LOST .* goes on from its last commit with: xnemo (.*)$", told, re.MULTILINE)
+    command = re.search(r"^job train-3: LOST .* goes on from its last commit with: xnemo (.*)$", told, re.MULTILINE)
     assert command, told
     listed = world.xnemo("jobs", "list")
     assert re.search(r"^ingest-1 +SUCCEEDED", listed, re.MULTILINE), "Redis remembers the jobs of before"
-    assert re.search(r"^train-2 +LOST", listed, re.MULTILINE), listed
-    assert "LOST" in world.xnemo("jobs", "status", "train-2", ok=False)
+    assert re.search(r"^train-3 +LOST", listed, re.MULTILINE), listed
+    assert "LOST" in world.xnemo("jobs", "status", "train-3", ok=False)
     said = world.xnemo(*shlex.split(command[1]))
-    assert "train-2: SUCCEEDED" in said, said
+    assert "train-3: SUCCEEDED" in said, said
     steps = [json.loads(line)["step"] for line in (run / "outbox.jsonl").read_text().splitlines() if line]
     assert set(steps) == {5, 10, 15, 20, 25, 30}
     assert steps.count(5) == 1, "what was committed is not done again"

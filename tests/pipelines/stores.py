@@ -16,6 +16,7 @@ from xnemo_platform import storage
 def s3_server() -> Iterator[None]:
     """An empty server in this process; the environment names it, as it would a real one."""
     from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
@@ -26,6 +27,7 @@ def s3_server() -> Iterator[None]:
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        S3FileSystem.clear_instance_cache()  # it remembers the server of the tests before
         try:
             yield
         finally:
