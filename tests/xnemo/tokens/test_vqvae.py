@@ -92,6 +92,8 @@ def test_summing_over_ranks_equals_one_rank_with_all_the_data() -> None:
 
 
 def _rank(rank: int, store: str, results: str) -> None:
+    if torch.distributed.is_initialized():  # of a training that a test before ran in the parent's process
+        torch.distributed.destroy_process_group()
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     torch.manual_seed(0)
     codebook = Codebook(toy.tokenizer_config())
