@@ -1,5 +1,7 @@
 """The tokenizer learns, uses its codebook, and keeps equal codebooks on all ranks."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from xnemo.errors import XNeMoError
 from xnemo.tokens.vqvae import Codebook, MotionTokenizer, TokenizerConfig, sum_over_ranks
 
 from . import toy
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_reconstruction_is_far_better_than_the_mean() -> None:
@@ -92,8 +96,6 @@ def test_summing_over_ranks_equals_one_rank_with_all_the_data() -> None:
 
 
 def _rank(rank: int, store: str, results: str) -> None:
-    if torch.distributed.is_initialized():  # of a training that a test before ran in the parent's process
-        torch.distributed.destroy_process_group()
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     torch.manual_seed(0)
     codebook = Codebook(toy.tokenizer_config())
@@ -106,9 +108,12 @@ def _rank(rank: int, store: str, results: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_with_different_data_keep_one_codebook(tmp_path: Path) -> None:
-    torch.multiprocessing.start_processes(  # a spawned process could not import this file
-        _rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="fork"
-    )
+    code = "import sys; from tests.xnemo.tokens.test_vqvae import _rank; _rank(int(sys.argv[1]), *sys.argv[2:])"
+    ranks = [  # processes of their own: a forked one would have what is left of this one's process group
+        subprocess.Popen([sys.executable, "-c", code, str(rank), str(tmp_path / "store"), str(tmp_path)], cwd=ROOT)
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert int(one["updates"]) == 40
