@@ -89,13 +89,14 @@ class ClipStore:
     def pairs(self, samples: Sequence[Sample], seed: int, min_gap: int = 1) -> PairBatch:
         """Two different frames of each sample's clip, at least `min_gap` apart where the clip allows it."""
         ids = torch.tensor([sample.id for sample in samples])
-        draws = Draw(seed, ids).uniform("frames", TRIES, 2).double().numpy()
+        draw = Draw(seed, ids)
+        tries = draw.uniform("frames", TRIES, 2).double().numpy()
         shown = []
-        for sample, draw in zip(samples, draws, strict=True):
+        for sample, own in zip(samples, tries, strict=True):
             entry = self._entry(sample.row)
-            chosen = _pair(entry.boxes, draw, min_gap, *(VIEW if self.view else WHOLE))
+            chosen = _pair(entry.boxes, own, min_gap, *(VIEW if self.view else WHOLE))
             shown.append((entry, chosen, entry.boxes[chosen]))
-        frames, boxes, known = self._shown(shown, Draw(seed, ids))
+        frames, boxes, known = self._shown(shown, draw)
         if known:
             known = replace(known, places=known.places[:, 0])
         return PairBatch(frames[:, 0], frames[:, 1], boxes[:, 0], boxes[:, 1], ids, known)
@@ -103,15 +104,16 @@ class ClipStore:
     def clips(self, samples: Sequence[Sample], seed: int, frames: int) -> ClipBatch:
         """`frames` consecutive frames of each sample's clip, and any one frame of it as the reference."""
         ids = torch.tensor([sample.id for sample in samples])
-        draws = Draw(seed, ids).uniform("clip", 2).double().numpy()
+        draw = Draw(seed, ids)
+        places = draw.uniform("clip", 2).double().numpy()
         shown = []
-        for sample, (start_at, reference_at) in zip(samples, draws, strict=True):
+        for sample, (start_at, reference_at) in zip(samples, places, strict=True):
             entry = self._entry(sample.row)
             n = len(entry.boxes)
             start = int(start_at * (n - frames + 1))
             chosen = [int(reference_at * n), *range(start, start + frames)]
             shown.append((entry, chosen, smooth_boxes(entry.boxes, sigma=SMOOTHING_S * entry.fps)[chosen]))
-        pictures, boxes, known = self._shown(shown, Draw(seed, ids))
+        pictures, boxes, known = self._shown(shown, draw)
         return ClipBatch(pictures[:, 0], pictures[:, 1:], boxes[:, 0], boxes[:, 1:], ids, known)
 
     def _shown(

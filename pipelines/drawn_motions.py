@@ -1,19 +1,14 @@
 """A motion data set whose codes are the renderer's own parameters (`xnemo.synthetic.codes`): nothing has to be drawn,
 ingested or encoded, and what is trained on it shows the tokenizer and the generator alone."""
 
-import hashlib
-import io
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines.ingest import split_of
-from pipelines.motions import KIND, SCHEMA
+from pipelines.motions import KIND, publish
 from xnemo.synthetic.codes import FPS, MODEL, drawn_motion
 from xnemo.synthetic.geometry import MOTION
 from xnemo.synthetic.motion import EMOTIONS
-from xnemo_platform import manifest, storage
+from xnemo_platform import manifest
 from xnemo_platform.errors import PlatformError
 
 VALIDATION = 0.05  # of the identities
@@ -30,23 +25,10 @@ def write(output: str, identities: int, seconds: float, seed: int = 0) -> dict[s
             f"{identities} identities of {seconds:g} s make no data set: give two or more, of one frame"
         )
     rows = [_row(seed + i, i, frames) for i in range(identities)]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer, compression="zstd")
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     about = {"kind": KIND, "model": MODEL, "features": len(MOTION), "clips": f"{identities} × {frames} from {seed}"}
-    shard = f"shards/all-{digest[:24]}.parquet"
     manifest.append(output, [], about)  # refuses another data set before anything is written
-    storage.publish_bytes(storage.join(output, shard), buffer.getvalue())
-    entry = {
-        "shard": shard,
-        "split": "",
-        "rows": identities,
-        "bytes": len(buffer.getvalue()),
-        "sha256": digest,
-        "unit": digest,
-        "sources": [],
-    }
-    manifest.append(output, [entry], about)
+    made = publish(output, rows)
+    manifest.append(output, [made | {"unit": made["sha256"], "sources": []}], about)
     return {"output": output, "clips": identities, "frames": identities * frames}
 
 

@@ -220,9 +220,8 @@ class Encoder:
     def encode_piece(self, piece: dict[str, Any]) -> dict[str, Any]:
         """Encode the clips of one piece, publish their shard, and return its manifest row."""
         rows = [self._row(self.reader[index]) for index in range(piece["start"], piece["end"])]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer, compression="zstd")
-        return self._publish(buffer.getvalue(), piece)
+        made = publish(self.config.output, rows, piece["split"])
+        return made | {"unit": piece["unit"], "sources": [piece["sha256"]]}
 
     def _row(self, clip: Clip) -> dict[str, Any]:
         """The clip's facts, f_mot [T,D], and f_rts [T,3] against its first frame."""
@@ -255,19 +254,16 @@ class Encoder:
         with torch.inference_mode():
             return self.model.motion_encoder.encode(faces).float().cpu().numpy()
 
-    def _publish(self, data: bytes, piece: dict[str, Any]) -> dict[str, Any]:
-        digest = hashlib.sha256(data).hexdigest()
-        name = f"shards/{piece['split']}-{digest[:24]}.parquet"
-        storage.publish_bytes(storage.join(self.config.output, name), data)
-        return {
-            "shard": name,
-            "split": piece["split"],
-            "rows": piece["end"] - piece["start"],
-            "bytes": len(data),
-            "sha256": digest,
-            "unit": piece["unit"],
-            "sources": [piece["sha256"]],
-        }
+
+def publish(output: str, rows: Sequence[Mapping[str, Any]], split: str = "") -> dict[str, Any]:
+    """Write rows of SCHEMA as one shard of that split ("": of all) below `output`; what its manifest row says of it."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), buffer, compression="zstd")
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"shards/{split or 'all'}-{digest[:24]}.parquet"
+    storage.publish_bytes(storage.join(output, name), data)
+    return {"shard": name, "split": split, "rows": len(rows), "bytes": len(data), "sha256": digest}
 
 
 def reduction(side: float, size: int) -> int:
