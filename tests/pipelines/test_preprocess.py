@@ -323,6 +323,7 @@ def test_stages_are_counted_for_prometheus(people: Path, tmp_path: Path) -> None
     source = shutil.copytree(people, tmp_path / "videos")
     (source / "bad.mp4").write_bytes(b"no video")
     often = {"metrics_report_interval_ms": 500}
+    ray.shutdown()  # an earlier test's, which reports seldom
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _system_config=often)
     try:
         run(config(source, tmp_path / "out"))
