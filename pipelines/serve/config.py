@@ -58,8 +58,9 @@ class ServeConfig(Config):
     """Folder with portraits/ and driving/ that the page offers to try; `xnemo serve` draws some if none is named."""
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    windows_per_batch: int = Field(default=4, gt=0)
-    """Denoising windows of different requests that go through the network together."""
+    windows_per_batch: int | None = Field(default=None, gt=0)
+    """Denoising windows of different requests that go through the network together. Without it 4 on a GPU, and 1 on a
+    CPU: a core's cache holds the activations of one window, and four at once take longer than four in turn."""
     active: int = Field(default=4, gt=0)
     """Requests in work at once."""
     media_workers: int = Field(default=2, gt=0)

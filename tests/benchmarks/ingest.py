@@ -61,9 +61,9 @@ def main() -> None:
         cores = sorted(os.sched_getaffinity(0))[:2]
         os.sched_setaffinity(0, cores)  # for this process and all that it starts
         print(f"{len(paths)} videos; on {len(cores)} cores")
-        steady = {}
+        steady, direct = {}, {}
         for workers in (1, 2):
-            bare = alone(paths, workers)
+            bare = direct[workers] = alone(paths, workers)
             few, many = (ingested(some, workers) for some in (paths[: len(paths) // 3], paths))
             steady[workers] = many - few
             share = (len(paths) - len(paths) // 3) / len(paths)
@@ -74,7 +74,11 @@ def main() -> None:
                 f"    {steady[workers].wall / share / bare.wall:.2f} times the wall time, "
                 f"{steady[workers].cpu / share / bare.cpu:.2f} times the processor time"
             )
-        print(f"two workers do {steady[1].wall / steady[2].wall:.2f} times what one does")
+        print(
+            f"two workers do {steady[1].wall / steady[2].wall:.2f} times what one does, two processes of the work "
+            f"alone {direct[1].wall / direct[2].wall:.2f} times; both cores were "
+            f"{steady[2].cpu / steady[2].wall / len(cores):.0%} busy"
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ that other load on the machine falls on both sides.
 """
 
 import argparse
+import functools
 import statistics
 import tempfile
 import threading
@@ -40,6 +41,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--steps", type=int, default=4)
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--only-beside", action="store_true", help="only a short request beside a long one")
     options.add_argument("--long", type=float, default=60.0, help="seconds of the long clip")
     chosen = options.parse_args()
     torch.set_num_threads(1)
@@ -50,52 +52,63 @@ def main() -> None:
         ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
         config = ServeConfig(
             model="bundled", folder=str(folder / "serve"), samples=str(folder), port=0, device="cpu", active=CLIENTS,
-            windows_per_batch=BATCH, limits=Limits(seconds=600, frames=20000, queue=64),
+            limits=Limits(seconds=600, frames=20000, queue=64),
         )  # fmt: skip
         try:
             client = Client(api.start(config))
-            measure(client, portrait, short, long, chosen.steps, chosen.repeats)
+            work = functools.partial(served, client, portrait, steps=chosen.steps)
+            if not chosen.only_beside:
+                measure(client, work, portrait, short, chosen.steps, chosen.repeats)
+            measure_beside(work, short, long, 3 * chosen.repeats)
         finally:
             api.stop()
             ray.shutdown()
 
 
-def measure(client: Client, portrait: Path, short: Path, long: Path, steps: int, repeats: int) -> None:
+def served(client: Client, portrait: Path, driving: Path, steps: int) -> None:
+    """One animation by the service, from the upload to the video on disk."""
+    own = Client(client.url)
+    job = own.post("/v1/animations", {"portrait": portrait, "driving": driving}, {"steps": steps, "label": False})
+    own.download(own.finish(job)["links"]["video"], driving.with_name(f"{threading.get_ident()}.mp4"))
+
+
+def measure(
+    client: Client, work: Callable[[Path], None], portrait: Path, short: Path, steps: int, repeats: int
+) -> None:
     model = load(BUNDLED)
     out = short.with_name("direct.mp4")
     print("idle replicas, resident: " + ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory(client)), flush=True)
-
-    def served(driving: Path = short) -> None:
-        client_of_its_own = Client(client.url)
-        files = {"portrait": portrait, "driving": driving}
-        job = client_of_its_own.post("/v1/animations", files, {"steps": steps, "label": False})
-        job = client_of_its_own.finish(job)
-        client_of_its_own.download(job["links"]["video"], short.with_name(f"{threading.get_ident()}.mp4"))
 
     def direct() -> None:
         xnemo.animate(model, portrait=portrait, driving=short, steps=steps, seed=0).save(out)
 
     def at_once() -> None:
         with ThreadPoolExecutor(CLIENTS) as pool:
-            list(pool.map(lambda _: served(), range(CLIENTS)))
+            list(pool.map(work, [short] * CLIENTS))
 
-    alone = turns({"service": served, "direct": direct}, repeats)
+    alone = turns({"service": lambda: work(short), "direct": direct}, repeats)
     ratio, over = alone["service"] / alone["direct"], 1000 * (alone["service"] - 1.1 * alone["direct"])
     print(f"one client: {alone['service']:.2f} s, direct call {alone['direct']:.2f} s: ratio {ratio:.2f}, "
           f"{over:+.0f} ms to 1.1 times (bound: +150)", flush=True)  # fmt: skip
     together = turns({"service": at_once, "batched": lambda: offline(model, portrait, short, steps, BATCH, out),
                       "one by one": lambda: offline(model, portrait, short, steps, 1, out)}, repeats)  # fmt: skip
+    best = min(together["batched"], together["one by one"])
     print(
-        f"{CLIENTS} clients: {CLIENTS / together['service']:.2f} clips/s, offline in batches of {BATCH} "
-        f"{CLIENTS / together['batched']:.2f}: {together['batched'] / together['service']:.2f} of it (bound: 0.95)"
+        f"{CLIENTS} clients: {CLIENTS / together['service']:.2f} clips/s, offline at best {CLIENTS / best:.2f}: "
+        f"{best / together['service']:.2f} of it (bound: 0.95)"
     )
     print(f"batches of {BATCH} against single windows, offline: "
           f"{together['one by one'] / together['batched']:.2f} times the throughput (bound: 1.5 where the hardware "
           "allows)", flush=True)  # fmt: skip
-    crowd = beside(served, lambda: served(long), 3 * repeats)
-    quiet = sorted(timed(served) for _ in range(3 * repeats))
+
+
+def measure_beside(work: Callable[[Path], None], short: Path, long: Path, most: int) -> None:
+    work(short)
+    crowd = beside(lambda: work(short), lambda: work(long), most)
+    quiet = sorted(timed(lambda: work(short)) for _ in range(most))
     print(f"2 s request: p95 {p95(quiet):.2f} s alone, {p95(crowd):.2f} s beside the long one: "
-          f"{p95(crowd) / p95(quiet):.2f} times (bound: 2.5; {len(crowd)} requests)")  # fmt: skip
+          f"{p95(crowd) / p95(quiet):.2f} times (bound: 2.5; {len(crowd)} requests: "
+          f"{', '.join(f'{each:.2f}' for each in crowd)})")  # fmt: skip
 
 
 def offline(model: xnemo.model.XNeMo, portrait: Path, driving: Path, steps: int, batch: int, out: Path) -> None:
@@ -153,7 +166,7 @@ def memory(client: Client) -> list[tuple[str, float]]:
         name = " ".join(worker.cmdline())
         if "ServeReplica" in name:
             family = [worker, *worker.children(recursive=True)]
-            found.append((name.split(":")[-1], sum(each.memory_info().rss for each in family) / 2**20))
+            found.append((name.split(":")[-1].strip(), sum(each.memory_info().rss for each in family) / 2**20))
     return sorted(found)
 
 
