@@ -133,7 +133,7 @@ def test_a_model_in_the_released_layout_comes_in_goes_out_and_is_registered(fold
 
 def test_a_model_is_measured_and_two_measurements_compared(folder):
     typed(folder, "evaluate --model model/ --output report/", also="clips=1 pairs=8 steps=1")
-    assert (folder / "report/report.html").stat().st_size > 1000
+    assert (folder / "report/artifacts/report.html").stat().st_size > 1000
     for name in ("a", "b"):
         shutil.copytree(folder / "report", folder / name)
     typed(folder, "evaluate compare a/ b/")
