@@ -66,16 +66,22 @@ def run(job: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None =
     except (XNeMoError, PlatformError) as error:
         if debug:
             raise
-        print(f"error: {hidden(str(error))}", file=sys.stderr)
+        _say(f"error: {hidden(str(error))}")
         return 1
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         if debug or not error.filename:
             raise
-        print(f"error: {error.filename}: {error.strerror}; check the path.", file=sys.stderr)
+        _say(f"error: {error.filename}: {error.strerror}; check the path.")
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        _say("stopped")
         return 130
+
+
+def _say(sentence: str) -> None:
+    if "jobs.progress" in sys.modules:
+        sys.modules["jobs.progress"].close()
+    print(sentence, file=sys.stderr)
 
 
 def quiet_libraries() -> None:
