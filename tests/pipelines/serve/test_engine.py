@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.engine import Engine
+from pipelines.serve.loaded import load
 from pipelines.serve.media import Media
 from pipelines.serve.routes import create
 from xnemo_platform.config import load_config
@@ -20,6 +21,11 @@ from xnemo_platform.jobstore import JobStore
 @pytest.fixture
 def own(config: ServeConfig, tmp_path: Path) -> ServeConfig:
     return config.model_copy(update={"folder": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("asked", "size"), [(None, 1), (3, 3)])
+def test_a_processor_takes_one_window_at_a_time_unless_told_otherwise(own: ServeConfig, asked: Any, size: int) -> None:
+    assert load(own.model_copy(update={"windows_per_batch": asked})).scheduler.size == size
 
 
 def until(store: JobStore, job_id: str, *states: str) -> None:
