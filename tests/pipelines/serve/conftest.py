@@ -85,7 +85,8 @@ def samples_folder(portrait: Path, driving: Path, tmp_path_factory: pytest.TempP
 def config(model_folder: Path, samples_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
     return ServeConfig(
         model=str(model_folder), folder=str(tmp_path_factory.mktemp("serve")), samples=str(samples_folder),
-        media_workers=1, device="cpu", windows_per_batch=4, limits=Limits(portrait_mb=1, driving_mb=2, queue=4, seconds=5),
+        media_workers=1, device="cpu", windows_per_batch=4,
+        limits=Limits(portrait_mb=1, driving_mb=2, queue=4, seconds=5),
     )  # fmt: skip
 
 
