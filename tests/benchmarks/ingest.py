@@ -1,7 +1,8 @@
 """`python -m tests.benchmarks.ingest`: what the pipeline adds to the work itself, what a second worker brings, and what
 the driver's memory does.
 
-Both sides do the same clips on the same cores: the work alone in as many processes as the pipeline has workers, each
+Both sides do the same clips on the same cores, one for each worker (decord decodes beside the thread that detects, so
+that one worker alone would keep 1.1 busy): the work alone in as many processes as the pipeline has workers, each
 with its own share of the videos. A run's start (Ray, actors, networks) is told apart by doing few videos and then
 many: the difference is the steady rate, with planning, shards and manifest in it. Wall time needs a quiet machine;
 processor time, of the whole session with Ray's own processes, does not. Printed, never asserted.
@@ -59,10 +60,10 @@ def main() -> None:
         else:
             paths = [drawn(Path(folder, f"{seed:03d}.mp4"), seed, asked.frames) for seed in range(asked.videos)]
         cores = sorted(os.sched_getaffinity(0))[:2]
-        os.sched_setaffinity(0, cores)  # for this process and all that it starts
-        print(f"{len(paths)} videos; on {len(cores)} cores")
+        print(f"{len(paths)} videos; one core a worker")
         steady, direct = {}, {}
         for workers in (1, 2):
+            os.sched_setaffinity(0, cores[:workers])  # for this process and all that it starts
             bare = direct[workers] = alone(paths, workers)
             few, many = (ingested(some, workers) for some in (paths[: len(paths) // 3], paths))
             steady[workers] = many - few
