@@ -79,8 +79,9 @@ def run(job: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None =
 
 
 def _say(sentence: str) -> None:
-    if "jobs.progress" in sys.modules:
-        sys.modules["jobs.progress"].close()
+    from jobs.progress import close
+
+    close()
     print(sentence, file=sys.stderr)
 
 

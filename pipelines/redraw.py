@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xnemo.batch import ClipBatch, PairBatch, to_unit
+from xnemo.batch import ClipBatch, PairBatch, to_pixels, to_unit
 from xnemo.crops import f_rts, face_crop, square
 from xnemo.draw import Draw
 from xnemo.stages import Stage, predict
@@ -64,7 +64,7 @@ def contact_sheet(batch: PairBatch | ClipBatch, drawn: Tensor) -> NDArray[np.uin
         for at in shown:
             tiles += [to_unit(frames[i, at : at + 1], size)[0], drawn[i, at].float()]
         rows.append(torch.cat([tile.cpu() for tile in tiles], dim=2))
-    sheet = torch.cat(rows, dim=1).add(1).mul(127.5).round().clamp(0, 255).byte()
+    sheet = to_pixels(torch.cat(rows, dim=1))
     return sheet.permute(1, 2, 0).contiguous().numpy()
 
 
@@ -73,5 +73,5 @@ def film(batch: ClipBatch, drawn: Tensor) -> Iterator[NDArray[np.uint8]]:
     size = drawn.shape[-1]
     still, frames = to_unit(batch.reference[:1], size)[0], to_unit(batch.frames[0], size)
     for frame, made in zip(frames, drawn[0], strict=True):
-        picture = torch.cat([still, frame, made.float()], dim=2).add(1).mul(127.5).round().clamp(0, 255).byte()
+        picture = to_pixels(torch.cat([still, frame, made.float()], dim=2))
         yield picture.permute(1, 2, 0).cpu().numpy()

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 for _name, _value in {
     "OMP_NUM_THREADS": "1",
@@ -19,6 +20,9 @@ for _name, _value in {
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from xnemo.config import ModelConfig
 
 hypothesis.settings.register_profile("xnemo", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("xnemo")
@@ -43,3 +47,18 @@ def goldens() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recorded outputs at {folder}: set XNEMO_GOLDENS")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> "ModelConfig":
+    """The shape of the recorded networks: the released one with narrow UNets, VAE and CLIP tower."""
+    from xnemo.config import CodecConfig, ImageEncoderConfig, ModelConfig, UNetConfig
+
+    return ModelConfig(
+        image_size=512,
+        codec=CodecConfig(widths=(32, 32, 32, 32), layers_per_block=1),
+        unet=UNetConfig(channels=(32, 64, 128, 128), layers_per_block=1, context_dim=32),
+        image_encoder=ImageEncoderConfig(
+            patch_size=32, width=32, layers=2, heads=4, feed_forward=64, projection_dim=32
+        ),
+    )

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xnemo.batch import to_pixels, to_unit
 from xnemo.config import Strict
 from xnemo.crops import MOTION_SCALE, centre_side, face_crop, square_grid
 from xnemo.draw import Draw
@@ -70,13 +71,13 @@ def _photometric(images: Tensor, draw: Draw, config: AugmentConfig) -> Tensor:
     if not any((config.colour, config.hue, config.grayscale, config.degrade)):
         return images
     change = _photometric_chain(config)
-    pictures = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    pictures = to_pixels(images).permute(0, 2, 3, 1).cpu().numpy()
     seeds = draw.integers("augment.photometric", 0, 2**24).tolist()
     out = np.empty_like(pictures)
     for index, (picture, seed) in enumerate(zip(pictures, seeds, strict=True)):
         change.set_random_seed(seed)
         out[index] = change(image=picture)["image"]
-    return torch.from_numpy(out).to(images.device).permute(0, 3, 1, 2).to(images.dtype) / 127.5 - 1
+    return to_unit(torch.from_numpy(out).to(images.device).permute(0, 3, 1, 2)).to(images.dtype)
 
 
 @cache

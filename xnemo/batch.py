@@ -80,6 +80,11 @@ class ClipBatch(_Movable):
         return f_rts(boxes, reference[:, None].expand_as(boxes))
 
 
+def to_pixels(images: Tensor) -> Tensor:
+    """Images of any shape in [-1,1] to uint8, on their device; what lies outside is cut off."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
 def to_unit(images: Tensor, size: int | None = None) -> Tensor:
     """uint8 [B,3,S,S] to fp32 in [-1,1], shrunk (anti-aliased) to [B,3,size,size]."""
     unit = images.float().div_(127.5).sub_(1.0)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xnemo.batch import to_pixels
 from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
 from xnemo.prepare import Driving, Portrait, Progress
@@ -101,7 +102,7 @@ def decode(model: XNeMo, latents: Tensor | Iterable[Tensor]) -> Iterator[np.ndar
     for images in model.codec.decode_clip(piece[0].transpose(0, 1) for piece in pieces):
         if not images.isfinite().all():
             raise XNeMoError("the networks gave NaN: the weights are damaged, or the precision is too low for them")
-        yield ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        yield to_pixels(images).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def signed(model: XNeMo, images: np.ndarray) -> Tensor:

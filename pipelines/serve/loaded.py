@@ -88,7 +88,7 @@ def _tried(config: ServeConfig, name: str, folder: Path, version: str | None) ->
         version=version,
         digest=weights.sha256(Path(folder, weights.MODEL)),
         model=model,
-        scheduler=Scheduler(model, config.windows_per_batch or (1 if str(where) == "cpu" else 4)),
+        scheduler=Scheduler(model, config.windows_per_batch or (4 if where.startswith("cuda") else 1)),
         tokenizer=load_tokenizer(locate(tokenizer, "tokenizer"), where) if tokenizer else None,
         generator=load_generator(locate(generator, "generator"), where) if generator else None,
     )

@@ -41,7 +41,6 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--steps", type=int, default=4)
     options.add_argument("--repeats", type=int, default=3)
-    options.add_argument("--only-beside", action="store_true", help="only a short request beside a long one")
     options.add_argument("--long", type=float, default=60.0, help="seconds of the long clip")
     chosen = options.parse_args()
     torch.set_num_threads(1)
@@ -57,8 +56,7 @@ def main() -> None:
         try:
             client = Client(api.start(config))
             work = functools.partial(served, client, portrait, steps=chosen.steps)
-            if not chosen.only_beside:
-                measure(client, work, portrait, short, chosen.steps, chosen.repeats)
+            measure(client, work, portrait, short, chosen.steps, chosen.repeats)
             measure_beside(work, short, long, 3 * chosen.repeats)
         finally:
             api.stop()
@@ -103,7 +101,6 @@ def measure(
 
 
 def measure_beside(work: Callable[[Path], None], short: Path, long: Path, most: int) -> None:
-    work(short)
     crowd = beside(lambda: work(short), lambda: work(long), most)
     quiet = sorted(timed(lambda: work(short)) for _ in range(most))
     print(f"2 s request: p95 {p95(quiet):.2f} s alone, {p95(crowd):.2f} s beside the long one: "

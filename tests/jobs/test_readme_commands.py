@@ -16,7 +16,6 @@ import pytest
 
 import xnemo
 from jobs import cli
-from xnemo.config import CodecConfig, ImageEncoderConfig, ModelConfig, UNetConfig
 from xnemo.media.video import probe
 from xnemo.model import XNeMo
 
@@ -112,16 +111,8 @@ def test_motions_are_taken_extended_mixed_edited_and_drawn(folder, also_typed):
     assert probe(folder / "moved.mp4").frames > probe(folder / "d.mp4").frames
 
 
-def test_a_model_in_the_released_layout_comes_in_goes_out_and_is_registered(folder, also_typed):
-    narrow = ModelConfig(
-        image_size=512,
-        codec=CodecConfig(widths=(32, 32, 32, 32), layers_per_block=1),
-        unet=UNetConfig(channels=(32, 64, 128, 128), layers_per_block=1, context_dim=32),
-        image_encoder=ImageEncoderConfig(
-            patch_size=32, width=32, layers=2, heads=4, feed_forward=64, projection_dim=32
-        ),
-    )
-    xnemo.export_official(XNeMo(narrow), folder / "pretrained_weights")
+def test_a_model_in_the_released_layout_comes_in_goes_out_and_is_registered(folder, also_typed, tiny_config):
+    xnemo.export_official(XNeMo(tiny_config), folder / "pretrained_weights")
     also_typed("model", "import", "pretrained_weights/ -o imported/")
     also_typed("model", "export", "imported/ -o released/")
     assert {path.name for path in (folder / "released").iterdir()} == {

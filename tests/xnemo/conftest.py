@@ -11,8 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xnemo.config import CodecConfig, ImageEncoderConfig, ModelConfig, UNetConfig
-
 
 def _module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -58,19 +56,6 @@ def released_shapes(goldens: Path) -> Callable[[str], dict[str, list[int]]]:
         return {key: entry["shape"] for key, entry in entries.items()}
 
     return read
-
-
-@pytest.fixture(scope="session")
-def tiny_config() -> ModelConfig:
-    """The shape of the recorded networks: the released one with narrow UNets, VAE and CLIP tower."""
-    return ModelConfig(
-        image_size=512,
-        codec=CodecConfig(widths=(32, 32, 32, 32), layers_per_block=1),
-        unet=UNetConfig(channels=(32, 64, 128, 128), layers_per_block=1, context_dim=32),
-        image_encoder=ImageEncoderConfig(
-            patch_size=32, width=32, layers=2, heads=4, feed_forward=64, projection_dim=32
-        ),
-    )
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xnemo import crops
 from xnemo.animate import guide, initial_latents
-from xnemo.batch import to_unit
+from xnemo.batch import to_pixels, to_unit
 from xnemo.denoiser import Conditions
 from xnemo.draw import Draw
 from xnemo.motion_encoder import REST
@@ -144,7 +144,7 @@ def animate_codes(
             prediction = guide(prediction, model.denoiser.denoise(latents, t, uncond), guidance_scale)
         latents = schedule.ddim_step(prediction, t, t_prev, latents)
     images = model.codec.decode(latents[:, :, 0])
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+    return to_pixels(images).cpu()
 
 
 @torch.no_grad()
