@@ -23,7 +23,7 @@ from xnemo_platform.jobstore import JobStore
 
 @contextmanager
 def serving(command: list[str], url: str) -> Iterator[None]:
-    """The command with a Ray head of its own, ready; SIGKILL for both at the end."""
+    """The command with a Ray head of its own, ready; SIGKILL for both at the end, and gone when it returns."""
     service = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         end = time.monotonic() + 400
@@ -35,6 +35,20 @@ def serving(command: list[str], url: str) -> Iterator[None]:
     finally:
         os.killpg(service.pid, signal.SIGKILL)
         service.wait()
+        end = time.monotonic() + 60
+        while _listens(url):  # Ray's own processes outlive the driver by moments, and the proxy would answer for it
+            assert time.monotonic() < end
+            time.sleep(0.2)
+
+
+def _listens(url: str) -> bool:
+    try:
+        requests.get(f"{url}/healthz", timeout=10)
+    except requests.ConnectionError:
+        return False
+    except requests.RequestException:
+        pass
+    return True
 
 
 def _ready(url: str) -> bool:
