@@ -17,8 +17,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(READY)
-	$(BIN)/pytest
+unit: $(READY)  ## a process per core; what shares a module's fixtures stays together
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadscope
 
 test-slow: $(READY)  ## clusters, faults and the whole demo
 	$(BIN)/pytest -m "slow and not gpu" --durations=15

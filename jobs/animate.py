@@ -103,7 +103,7 @@ def _result_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _sampling_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--steps", type=int, default=25, help="denoising steps (25: paper, appendix A; released: 35)")
+    group.add_argument("--steps", type=int, help="denoising steps (the model's own; 25 for the released one: paper)")
     group.add_argument("--guidance-scale", type=float, metavar="S", help="s in ε_u + s(ε_c − ε_u); the paper's w is "
                        "s − 1 (the model's own; 3.5 for the released one: paper, appendix A)")  # fmt: skip
     group.add_argument("--scheduler", choices=["ddim", "dpm++", "unipc"], default="ddim", help="dpm++ and unipc "

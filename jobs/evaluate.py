@@ -151,6 +151,7 @@ def dfew(argv: Sequence[str]) -> int:
 
 
 def _plan(config, folder) -> str:  # type: ignore[no-untyped-def]  # an EvaluateConfig
+    steps = config.steps or "the model's own"
     if config.protocol == "ablation":
         from pipelines.evaluation.ablation import models
         from pipelines.models import locate
@@ -158,12 +159,12 @@ def _plan(config, folder) -> str:  # type: ignore[no-untyped-def]  # an Evaluate
         folder = ", ".join(f"{name} ({locate(told)})" for name, told in models(config.model))
     if config.protocol in ("synthetic", "ablation") and not config.data:
         amount = f"{config.clips} clips of {config.frames} frames and {config.pairs} pairs"
-        return f"{amount}, {config.steps} steps each, with {folder}"
+        return f"{amount}, {steps} steps each, with {folder}"
     from pipelines.evaluation import pairs as made
 
     protocol = "cross" if config.protocol == "ablation" else config.protocol
     found = made.load(config.data, protocol, config.seed, config.limit, config.split)
-    return f"{len(found)} pairs of {config.data}, {config.steps} steps each, with {folder or config.results}"
+    return f"{len(found)} pairs of {config.data}, {steps} steps each, with {folder or config.results}"
 
 
 def _line(name: str, figures: dict[str, Any]) -> str:

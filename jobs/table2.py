@@ -33,7 +33,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what differs from the whole method, 
     "f_mot 512": (),
 }
 SHAPES: dict[str, dict[str, Any]] = {  # and what differs in the networks themselves
-    "w/o cross-attention": {"motion_input": "map"},
+    "w/o cross-attention": {"motion_input": "map", "unet": {"token_places": "picture"}},
     "f_mot 32": {"motion_encoder": {"f_mot": 32}},
     "f_mot 512": {"motion_encoder": {"f_mot": 512}},
 }

@@ -30,6 +30,7 @@ from xnemo_platform.errors import PlatformError
 from xnemo_platform.settings import Settings
 
 ALIAS = "demo"
+OPTIONS = {"label": "false"}  # of every animation asked of the service
 STAGES = ("appearance", "motion", "temporal")
 TOTAL = 14
 PORTRAIT_SEED, DRIVER_SEED = UNSEEN + 7, UNSEEN + 8  # neither is ever trained on
@@ -53,7 +54,6 @@ class DemoConfig(Config):
     request_seconds: float = 2.4
     """Length of the driving clip that is sent to the service."""
     extend_seconds: float = 4.0
-    steps: int = 10
     evaluate_clips: int = 8
     port: int = 8000
 
@@ -82,7 +82,7 @@ def run(config: DemoConfig, places: Settings, say: Callable[[str], None] = print
                        lambda: extend(config, folder, url), versions, flatten(config))  # fmt: skip
     report = jobs.step("evaluate", "measure motion transfer on unseen identities", folder / "report",
                        ["evaluate", "--model", f"models:/xnemo@{ALIAS}", f"clips={config.evaluate_clips}",
-                        f"steps={config.steps}", "pairs=0"], versions)  # fmt: skip
+                        "pairs=0"], versions)  # fmt: skip
     return {"first": first["first"], "url": url, "dashboard": head.dashboard,
             "model": trained["xnemo"]["folder"], "shards": shards["folder"],
             "report": f"{report['folder']}/artifacts/report.md", **shown, "longer": longer["video"]}  # fmt: skip
@@ -96,7 +96,7 @@ def preview(config: DemoConfig, folder: Path) -> dict[str, Any]:
     from xnemo.media.video import read_frames, write_video
 
     portrait, driving = _request_media(config, folder)
-    clip = animate(load(BUNDLED), portrait, driving, steps=config.steps, seed=0)
+    clip = animate(load(BUNDLED), portrait, driving, seed=0)
     path = folder / "first.mp4"
     write_video(path, side_by_side(read_image(portrait), read_frames(driving), clip.frames), fps=clip.fps)
     return {"first": str(path), "keeps": [str(path)]}
@@ -164,7 +164,7 @@ def animate(config: DemoConfig, folder: Path, url: str) -> dict[str, Any]:
 
     portrait, driving = _request_media(config, folder)
     client = Client(url)
-    job = client.finish(client.post("/v1/animations", {"portrait": portrait, "driving": driving}, _options(config)))
+    job = client.finish(client.post("/v1/animations", {"portrait": portrait, "driving": driving}, OPTIONS))
     result = client.download(job["links"]["video"], folder / "result.mp4")
     frames = read_frames(result)
     driver = read_frames(driving)[: len(frames)]
@@ -184,15 +184,9 @@ def extend(config: DemoConfig, folder: Path, url: str) -> dict[str, Any]:
     words = {"seconds": config.extend_seconds, "seed": 1}
     longer = client.finish(client.post(f"/v1/motions/{motion['id']}/outpaint", {}, words))
     client.download(longer["links"]["file"], folder / "extended.safetensors")
-    job = client.finish(
-        client.post("/v1/animations", {"portrait": portrait}, _options(config) | {"motion": longer["id"]})
-    )
+    job = client.finish(client.post("/v1/animations", {"portrait": portrait}, OPTIONS | {"motion": longer["id"]}))
     video = client.download(job["links"]["video"], folder / "extended.mp4")
     return {"video": str(video), "motion": str(folder / "extended.safetensors"), "keeps": [str(video)]}
-
-
-def _options(config: DemoConfig) -> dict[str, Any]:
-    return {"steps": config.steps, "label": "false"}
 
 
 def _request_media(config: DemoConfig, folder: Path) -> tuple[Path, Path]:

@@ -53,7 +53,8 @@ class EvaluateConfig(Config):
     """synthetic: drawn people whose pictures the probes on f_mot read."""
     frames: int = Field(default=40, ge=8)
     clip_size: int = 256
-    steps: int = 10
+    steps: int | None = None
+    """The model's own where they are not given."""
     guidance_scale: float | None = None
     """The model's own where it is not given."""
     head_motion: Literal["relative", "still"] = "relative"
@@ -101,9 +102,10 @@ def _drawn(config: EvaluateConfig, model_folder: Path | None, key: str) -> tuple
     rows = [row for row in every if "skipped" not in row]
     if not rows:
         raise PlatformError(f"none of the {len(every)} clips could be animated; the first: {every[0]['skipped']}")
+    steps = f"{config.steps} steps" if config.steps else "Steps as the model has them"
     heading = (
         f"{config.clips} drawn portraits, each driven by a drawn clip of another identity, {config.frames} frames; "
-        f"neither was in training. {config.steps} steps, guidance {config.guidance_scale or 'as the model has it'}, "
+        f"neither was in training. {steps}, guidance {config.guidance_scale or 'as the model has it'}, "
         f"head motion {config.head_motion}, model `{config.model}`."
     )
     heading += f" {len(every) - len(rows)} clips were skipped." * (len(every) > len(rows))

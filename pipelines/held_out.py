@@ -13,7 +13,8 @@ from pipelines.redraw import motion_tokens
 from xnemo.augment import driving_crop
 from xnemo.batch import ClipBatch, PairBatch, to_unit
 from xnemo.draw import Draw
-from xnemo.stages import Stage, diffusion_loss, gan_losses, latents, motion_loss, predict
+from xnemo.picture_losses import gan_losses
+from xnemo.stages import Stage, at_rest, diffusion_loss, latents, motion_loss, predict
 
 if TYPE_CHECKING:
     from xnemo.synthetic.cross_pairs import CrossPairs
@@ -30,9 +31,10 @@ def times_of(stage: Stage) -> dict[int, int]:
 def losses(stage: Stage, batch: PairBatch | ClipBatch, seed: int) -> dict[str, float]:
     """Eq. 1 on a fixed batch with fixed noise, and how much worse it is with another sample's motion."""
     encoded, motion, draw = latents(stage, batch), motion_tokens(stage, batch), Draw(seed, batch.ids)
-    found = {"loss": float(diffusion_loss(stage, *encoded, motion, draw))}
+    own = at_rest(stage, batch)
+    found = {"loss": float(diffusion_loss(stage, *encoded, own, motion, draw)[0])}
     if motion is not None and len(motion) > 1:
-        strange = float(diffusion_loss(stage, *encoded, _other(motion), draw))
+        strange = float(diffusion_loss(stage, *encoded, own, _other(motion), draw)[0])
         found["motion_gain"] = strange - found["loss"]
     return found
 
@@ -44,7 +46,7 @@ def gaps(stage: Stage, batch: PairBatch | ClipBatch, seed: int) -> dict[str, flo
         return {}
     clean, reference, context = latents(stage, batch)
     motion = motion_tokens(stage, batch)
-    bank = stage.model.reference_net(reference, context)
+    bank = stage.model.reference_net(reference, context, at_rest(stage, batch))
     noise = Draw(seed, batch.ids).normal("gaps", *clean.shape[1:])
     whole = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
     strangers = {name: _other(tokens) for name, tokens in bank.items()}
@@ -89,7 +91,7 @@ def gradient_ratio(stage: Stage, batch: PairBatch, seed: int) -> dict[str, float
     with torch.enable_grad():
         f_mot.requires_grad_()
         gan = stage.config.gan.weight * gan_losses(stage, batch, f_mot)["gan"]
-        pulls = {"gan": gan, "diffusion": motion_loss(stage, batch, f_mot, draw)}
+        pulls = {"gan": gan, "diffusion": motion_loss(stage, batch, f_mot, draw, latents(stage, batch))[0]}
         norms = {name: float(torch.autograd.grad(term, f_mot)[0].norm()) for name, term in pulls.items()}
     found = {f"f_mot_grad_{name}": norm for name, norm in norms.items()}
     return found | ({"f_mot_grad_ratio": norms["gan"] / norms["diffusion"]} if norms["diffusion"] > 0 else {})

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xnemo.batch import ClipBatch, PairBatch, to_pixels, to_unit
-from xnemo.crops import f_rts, face_crop, square
+from xnemo.crops import f_rts, faces
 from xnemo.draw import Draw
-from xnemo.stages import Stage, predict
+from xnemo.stages import Stage, at_rest, predict
 
 
 def frames_of(batch: PairBatch | ClipBatch) -> tuple[Tensor, Tensor]:
@@ -29,9 +29,9 @@ def motion_tokens(stage: Stage, batch: PairBatch | ClipBatch) -> Tensor | None:
         return None
     encoder, (frames, boxes) = stage.model.motion_encoder, frames_of(batch)
     size = stage.model.config.motion_encoder.image_size
-    faces = face_crop(to_unit(frames.flatten(0, 1)), square(boxes.flatten(0, 1)), size, padding="border")
+    crops = faces(to_unit(frames.flatten(0, 1)), boxes.flatten(0, 1), size)
     placement = f_rts(boxes, batch.reference_box[:, None].expand_as(boxes))
-    return encoder(faces, placement.flatten(0, 1)).unflatten(0, frames.shape[:2])
+    return encoder(crops, placement.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
 
 @torch.no_grad()
@@ -41,8 +41,8 @@ def redraw(stage: Stage, batch: PairBatch | ClipBatch, steps: int, seed: int) ->
     frames, _ = frames_of(batch)
     reference = to_unit(batch.reference, size)
     seen, context = model.codec.encode(reference), model.context(reference)
-    bank = model.reference_net(seen, context)
     motion = motion_tokens(stage, batch)
+    bank = model.reference_net(seen, context, at_rest(stage, batch))
     clips, count = frames.shape[:2]
     x = Draw(seed, batch.ids).normal("redraw", seen.shape[1], count, *seen.shape[2:])
     whole = torch.zeros(clips, dtype=torch.bool, device=x.device)

@@ -264,7 +264,7 @@ def _fresh(config: TrainConfig, store: ClipStore, place: Place) -> Path:
         assert config.model
         torch.manual_seed(config.loop.seed)
         model = XNeMo(config.model)
-        if config.model.unet.token_places:
+        if config.model.unet.token_places != "none":
             align(model)
         if isinstance(codec := model.codec, PatchCodec):
             frames = to_unit(store.some_frames(config.codec_frames, config.loop.seed), config.model.image_size)

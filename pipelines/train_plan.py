@@ -23,6 +23,7 @@ from pipelines.train_config import TrainConfig
 from xnemo import weights
 from xnemo.codec import VaeCodec
 from xnemo.config import ModelConfig
+from xnemo.crops import faces
 from xnemo.linear import ONEDNN
 from xnemo.model import XNeMo
 from xnemo.places import place_table
@@ -181,7 +182,7 @@ def _forward(stage: Stage, batch: int, frames: int, cached: bool, warm: bool = F
             total = total + _gan(stage, batch, f_mot)
         if warm:
             return total
-    bank = model.reference_net(reference, context)
+    bank = model.reference_net(reference, context, None if motion is None else motion[:, 0])
     predicted = model.denoiser(
         clean,
         torch.zeros(batch, dtype=torch.long),
@@ -191,7 +192,10 @@ def _forward(stage: Stage, batch: int, frames: int, cached: bool, warm: bool = F
         use_motion=motion is not None,
         use_temporal=stage.name == "temporal",
     )
-    return total + predicted.square().mean()
+    total = total + predicted.square().mean()
+    if stage.name == "motion" and stage.config.decoded > 0:
+        total = total + _decoded(stage, predicted[:, :, 0])
+    return total
 
 
 def _latents(model: XNeMo, images: Tensor, cached: bool) -> Tensor:
@@ -207,13 +211,39 @@ def _gan(stage: Stage, batch: int, f_mot: Tensor) -> Tensor:
     size = stage.model.config.gan.image_size
     face = f_mot.new_zeros(batch, 3, size, size)
     fake = stage.gan(face, f_mot)
-    total = fake.square().mean()
-    for net in stage.features.values():
-        total = total + sum(feature.square().mean() for feature in net(fake))
-    if stage.discriminator is not None:  # once for the generator, twice for its own step
-        for seen in (fake, fake.detach(), face):
-            total = total + stage.discriminator(seen)[0].mean()
+    total = fake.square().mean() + _features(stage, fake)
+    return total if stage.discriminator is None else total + _judged(stage.discriminator, fake)
+
+
+def _decoded(stage: Stage, guessed: Tensor) -> Tensor:
+    drawn = stage.model.codec.decode(guessed)
+    total = drawn.square().mean()
+    if stage.config.face_features > 0:
+        total = total + _features(stage, faces(drawn, _anywhere(drawn), stage.model.config.gan.image_size))
+    if stage.config.decoded_motion > 0:
+        encoder = stage.model.motion_encoder.model
+        shown = faces(drawn, _anywhere(drawn), stage.model.config.motion_encoder.image_size)
+        total = total + encoder(shown).mean() + encoder(shown.detach()).mean()
+    if stage.config.decoded_adversarial > 0:
+        assert stage.discriminator is not None
+        total = total + _judged(stage.discriminator, drawn)
     return total
+
+
+def _anywhere(pictures: Tensor) -> Tensor:
+    """Boxes [N,4]: where faces are costs nothing."""
+    return pictures.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(pictures), -1)
+
+
+def _features(stage: Stage, pictures: Tensor) -> Tensor:
+    found = [feature.square().mean() for net in stage.features.values() for feature in net(pictures)]
+    return torch.stack(found).sum()
+
+
+def _judged(discriminator: nn.Module, fake: Tensor) -> Tensor:
+    """Once for the generator, twice for the discriminator's own step."""
+    seen = (fake, fake.detach(), torch.zeros_like(fake))
+    return torch.stack([discriminator(pictures)[0].mean() for pictures in seen]).sum()
 
 
 @contextmanager

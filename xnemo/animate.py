@@ -99,7 +99,7 @@ def prepare(
     The null branch knows neither the reference's tokens nor its image token, and moves as the reference does.
     """
     weight = model.denoiser.conv_in.weight
-    reference = model.reference_net(reference_latents.to(weight), context.to(weight))
+    reference = model.reference_net(reference_latents.to(weight), context.to(weight), null_motion[:, 0].to(weight))
     cond = model.denoiser.prepare(context.to(weight), None if motion is None else motion.to(weight), reference)
     if scale == 1:
         return cond, None

@@ -132,7 +132,8 @@ def _denoised(
     model: XNeMo, actor: Actor, driver: Driver, asked: Options, part: Part | None, at: int, meter: Meter
 ) -> Iterator[Tensor]:
     """The latents [1,C,n,h,w] of the clip, in order. What a part kept is not computed again."""
-    scale, first, frames = asked.guidance_scale or 0.0, encode_portrait(model, actor.portrait), driver.frames
+    steps, scale = asked.steps or 0, asked.guidance_scale or 0.0  # `checked` has filled them in
+    first, frames = encode_portrait(model, actor.portrait), driver.frames
     moved, looks = _mover(model, actor.portrait, asked), actor.looks() if actor.looks else None
 
     def tokens(start: int, end: int) -> Tensor:
@@ -142,16 +143,16 @@ def _denoised(
         return encode_portrait(model, looks(frame)) if looks else first
 
     if asked.windows == "released":
-        shift = np.random.default_rng(asked.seed).integers(0, asked.window_size, asked.steps)
+        shift = np.random.default_rng(asked.seed).integers(0, asked.window_size, steps)
         yield sample(
-            model, first.latents, first.context, tokens(0, frames), first.null_motion, steps=asked.steps,
+            model, first.latents, first.context, tokens(0, frames), first.null_motion, steps=steps,
             guidance_scale=scale, noise=noise(model, frames, asked.seed), windows="released",
             offsets=shift.tolist(), window_size=asked.window_size, overlap=asked.overlap,
-            on_step=lambda done, latents: meter.step(at, 0, done - 1, latents, done, asked.steps),
+            on_step=lambda done, latents: meter.step(at, 0, done - 1, latents, done, steps),
         )  # fmt: skip
         return
     walk = Stream(
-        model, who, tokens, frames, steps=asked.steps, guidance_scale=scale, seed=asked.seed,
+        model, who, tokens, frames, steps=steps, guidance_scale=scale, seed=asked.seed,
         scheduler=asked.scheduler, window_size=asked.window_size, overlap=asked.overlap,
         on_step=lambda k, i, latents: meter.step(at, k, i, latents, sum(walk.done), walk.calls),
     )  # fmt: skip

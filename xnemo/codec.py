@@ -174,10 +174,12 @@ class ConvCodec(PatchCodec):
             down += [nn.PixelUnshuffle(2), nn.Conv2d(4 * below, width, 3, padding=1), Residual(width)]
             up = [Residual(width), nn.Conv2d(width, 4 * below, 3, padding=1), nn.PixelShuffle(2), *up]
             below = width
-        self.down = nn.Sequential(*down, nn.Conv2d(below, config.channels, 3, padding=1))
+        self.down = (
+            None if config.linear_encoder else nn.Sequential(*down, nn.Conv2d(below, config.channels, 3, padding=1))
+        )
         self.up = nn.Sequential(nn.Conv2d(config.channels, below, 3, padding=1), *up)
-        for layer in (self.down[-1], self.up[-2]):
-            for parameter in layer.parameters():
+        for last in [self.up[-2], *([self.down[-1]] if self.down else [])]:
+            for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
     def fit(self, images: Tensor, steps: int = 800, batch: int = 16, lr: float = 2e-3, seed: int = 0) -> None:
@@ -199,7 +201,8 @@ class ConvCodec(PatchCodec):
         optimizer.zero_grad()
 
     def _encode(self, images: Tensor) -> Tensor:
-        return super()._encode(images) + self.down(images.to(self.basis.dtype))
+        linear = super()._encode(images)
+        return linear if self.down is None else linear + self.down(images.to(self.basis.dtype))
 
     def _decode(self, latents: Tensor, frames: int) -> Tensor:
         return super()._decode(latents, frames) + self.up(latents.to(self.basis.dtype))
@@ -218,15 +221,20 @@ class Residual(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
+def picture_error(pictures: Tensor, truth: Tensor, weight: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+    """Mean absolute error of pictures [B,3,H,W], and of their horizontal and vertical differences: the latter keep
+    edges, which at small sizes carry the expression. Pixels count as `weight` [B,1,H,W] says."""
+    error = (pictures - truth) * weight
+    return error.abs().mean(), error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
 def codec_step(codec: Codec, images: Tensor, noise: Tensor, spread: float = 0.1) -> dict[str, Tensor]:
     """Losses of one training step; images [B,3,H,W] in [-1,1], noise N(0,1) shaped like their latents.
 
-    The posterior has the fixed deviation `spread`, so that its KL term is the latents' energy. L1 on the image and on
-    its horizontal and vertical differences: the latter keep edges, which at this size carry the expression.
+    The posterior has the fixed deviation `spread`, so that its KL term is the latents' energy.
     """
     latents = codec.encode(images)
-    error = codec.decode(latents + spread * noise) - images
-    pixels, edges = error.abs().mean(), error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    pixels, edges = picture_error(codec.decode(latents + spread * noise), images)
     energy = latents.square().mean() / 2
     return {"loss": pixels + 0.5 * edges + 1e-3 * energy, "pixels": pixels, "edges": edges, "energy": energy}
 

@@ -26,7 +26,7 @@ class UNetConfig(Strict):
     heads: int = 8
     norm_groups: int = 32
     context_dim: int = 768  # width of the image token
-    token_places: bool = False  # tokens carry their place in the picture (xnemo/places.py); the release has none
+    token_places: Literal["none", "picture", "head"] = "none"  # see xnemo/places.py; the release has none
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -38,6 +38,8 @@ class UNetConfig(Strict):
                     f"channels: {width} must be even, a multiple of heads ({self.heads}) "
                     f"and of norm_groups ({self.norm_groups})"
                 )
+            if self.token_places != "none" and width % 16:
+                raise ValueError(f"channels: {width} must be a multiple of 16 where tokens know their places")
         return self
 
 
@@ -64,6 +66,7 @@ class CodecConfig(Strict):
     whitening: float = 1.0  # patches, conv: 1 gives every channel unit deviation, 0 leaves their natural proportions
     widths: tuple[int, ...] = (128, 256, 512, 512)  # VAEs only; "conv": one per halving, log2(factor) of them
     layers_per_block: int = 2  # VAEs only
+    linear_encoder: bool = False  # "conv" only: the network decodes, and latents are those of "patches"
 
 
 class MotionEncoderConfig(Strict):
@@ -91,6 +94,7 @@ class ScheduleConfig(Strict):
     beta_end: float = 0.02
     prediction: Literal["epsilon", "v", "sample"] = "epsilon"
     steps_offset: int = 1
+    sampling_shift: float = Field(default=1.0, ge=1)  # above 1 DDIM's steps lie at noisier times; 1 is released
 
 
 class GanConfig(Strict):
@@ -124,7 +128,8 @@ class ModelConfig(Strict):
     motion_encoder: MotionEncoderConfig = MotionEncoderConfig()
     image_encoder: ImageEncoderConfig | None = ImageEncoderConfig()  # None: the context token is zero
     schedule: ScheduleConfig = ScheduleConfig()
-    guidance_scale: float = 3.5  # what sampling uses unless told otherwise (paper, appendix A)
+    steps: int = 25  # what sampling uses unless told otherwise (paper, appendix A; the released script: 35)
+    guidance_scale: float = 3.5  # the same
     shared_noise: bool = False  # all frames of a clip start from one noise; the release draws one for each
     gan: GanConfig = Field(default=GanConfig())
 
@@ -132,6 +137,12 @@ class ModelConfig(Strict):
     def _consistent(self) -> Self:
         if self.codec.channels != self.unet.in_channels:
             raise ValueError("unet.in_channels must equal codec.channels")
+        if self.unet.token_places == "head" and self.motion_input == "map":
+            raise ValueError('unet.token_places "head" needs motion tokens: set motion_input to "attention"')
+        if self.unet.token_places == "head" and self.motion_token_dim < 9:
+            raise ValueError(
+                'motion_token_dim must be at least 9 for unet.token_places "head": a token carries the place'
+            )
         if self.image_encoder and self.image_encoder.projection_dim != self.unet.context_dim:
             raise ValueError("image_encoder.projection_dim must equal unet.context_dim")
         step = self.codec.factor << (len(self.unet.channels) - 1)
@@ -146,6 +157,11 @@ class ModelConfig(Strict):
     def latent_size(self) -> int:
         return self.image_size // self.codec.factor
 
+    @property
+    def motion_shape(self) -> tuple[int, int]:
+        """Tokens a frame and their width [L, c], as the denoiser is given them."""
+        return self.motion_tokens + (self.unet.token_places == "head"), self.motion_token_dim
+
     @classmethod
     def sd15(cls) -> ModelConfig:
         """The released shape."""
@@ -156,10 +172,13 @@ class ModelConfig(Strict):
         """64 px, no pretrained part: what two CPU cores train. docs/small-recipe.md says why these numbers."""
         return cls(
             image_size=64,
-            codec=CodecConfig(kind="conv", factor=8, channels=12, scaling=1.0, widths=(32, 64, 128), whitening=0.3),
+            codec=CodecConfig(
+                kind="conv", factor=4, channels=12, scaling=1.0, widths=(32, 64), whitening=0.3,
+                linear_encoder=True,
+            ),
             unet=UNetConfig(
-                in_channels=12, channels=(96,), layers_per_block=1, attention=(True,), heads=4,
-                norm_groups=8, context_dim=8, token_places=True,
+                in_channels=12, channels=(64,), layers_per_block=1, attention=(True,), heads=4,
+                norm_groups=8, context_dim=8, token_places="head",
             ),
             motion_tokens=8,
             motion_token_dim=48,
@@ -168,7 +187,8 @@ class ModelConfig(Strict):
                 f_mot=128, rts_hidden=16, rts_gain=6.0, dropout=0.0,
             ),
             image_encoder=None,
-            schedule=ScheduleConfig(prediction="sample"),
+            schedule=ScheduleConfig(prediction="sample", sampling_shift=12.0),
+            steps=3,
             guidance_scale=1.0,
             shared_noise=True,
             gan=GanConfig(

@@ -119,6 +119,11 @@ def face_crop(
     return F.avg_pool2d(crops, supersample) if supersample > 1 else crops
 
 
+def faces(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """What networks see of the faces in boxes [B,4] (pixels) of images [B,C,H,W], unchanged: [B,C,size,size]."""
+    return face_crop(images, square(boxes), size, padding="border")
+
+
 def square_grid(size: int, like: Tensor) -> Tensor:
     """Pixel centres [1,size,size,2] as (x, y) in (-1, 1), in the dtype and on the device of `like`."""
     line = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) * (2 / size) - 1

@@ -18,6 +18,7 @@ from xnemo.attention import KeysValues
 from xnemo.config import ModelConfig
 from xnemo.errors import XNeMoError
 from xnemo.motion_attention import MotionModule
+from xnemo.motion_encoder import told_place
 from xnemo.reference_attention import Bank, keep
 from xnemo.temporal import TemporalModule
 from xnemo.unet import Level, UNet
@@ -30,6 +31,7 @@ class Conditions:
     image: dict[str, Tensor]  # transformer name -> [B, 1, C]
     reference: dict[str, KeysValues]  # transformer name -> [B, K, C] each; empty: the null reference
     motion: dict[str, list[KeysValues]]  # motion module name -> [B, F or 1, L, C] each; empty: no motion
+    place: Tensor | None = None  # [B, F or 1, 9], where tokens know their place on the head; None: at rest
 
     def frames(self, ids: Tensor) -> Conditions:
         """The same conditions for a window: motion of the frames `ids` [f] only."""
@@ -37,7 +39,10 @@ class Conditions:
             name: [(k, v) if k.shape[1] == 1 else (k[:, ids], v[:, ids]) for k, v in pairs]
             for name, pairs in self.motion.items()
         }
-        return replace(self, motion=motion)
+        place = self.place
+        if place is not None and place.shape[1] > 1:
+            place = place[:, ids]
+        return replace(self, motion=motion, place=place)
 
 
 class Denoiser(UNet):
@@ -95,11 +100,20 @@ class Denoiser(UNet):
         bank = keep(reference, kept) if reference is not None else {}
         if bank and bank.keys() != transformers.keys():
             raise XNeMoError("the reference's blocks are not the denoiser's: they come from another configuration")
-        return Conditions(
+        unmoved = Conditions(
             image={name: t.block.image_vector(context) for name, t in transformers.items()},
             reference={name: transformers[name].block.attn1.keys_values(tokens) for name, tokens in bank.items()},
-            motion={} if motion is None else {n: m.keys_values(motion) for n, m in self.motion_modules()},
+            motion={},
         )
+        return unmoved if motion is None else self.steer(unmoved, motion)
+
+    def steer(self, conditions: Conditions, motion: Tensor) -> Conditions:
+        """The conditions with this motion [B, F or 1, L, c] in place of theirs."""
+        place = None
+        if self.config.token_places == "head":
+            motion, place = told_place(motion)
+        told = {name: module.keys_values(motion) for name, module in self.motion_modules()}
+        return replace(conditions, motion=told, place=place)
 
     def motion_modules(self) -> list[tuple[str, MotionModule | motion_map.MotionMap]]:
         kinds = (MotionModule, motion_map.MotionMap)
@@ -141,7 +155,8 @@ class Denoiser(UNet):
         if level.attentions:
             key = f"{name}.attentions.{index}.transformer_blocks.0"
             image = per_frame(conditions.image[key][:, None], frames)
-            x, _ = self.run("attentions", level.attentions[index], x, image, conditions.reference.get(key))
+            place = None if conditions.place is None else per_frame(conditions.place[..., None, :], frames)[:, 0]
+            x, _ = self.run("attentions", level.attentions[index], x, image, conditions.reference.get(key), place)
         key = f"{name}.motion_modules.{index}"
         if key in conditions.motion:
             pairs = [(per_frame(keys, frames), per_frame(values, frames)) for keys, values in conditions.motion[key]]

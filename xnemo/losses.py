@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xnemo.errors import XNeMoError
+from xnemo.schedule import shifted
 
 
 def diffusion(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -25,8 +26,7 @@ def shift_timesteps(uniform: Tensor, shift: float, train_steps: int) -> Tensor:
 
     Head motion is decided at high noise: small models that must learn it fast train there.
     """
-    u = shift * uniform / (1 + (shift - 1) * uniform)
-    return (u * train_steps).long().clamp(max=train_steps - 1)
+    return (shifted(uniform, shift) * train_steps).long().clamp(max=train_steps - 1)
 
 
 def hinge_generator(score: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 
 from xnemo.encode import evaluating
 from xnemo.errors import XNeMoError
+from xnemo.motion_encoder import REST
 from xnemo.options import Options
 
 if TYPE_CHECKING:
@@ -38,12 +39,15 @@ def fit(model: XNeMo, options: Options, limit: int) -> Options:
     bytes on the model's device (GPU memory there, else resident memory). Raises XNeMoError if nothing is."""
     config, weight = model.config, model.denoiser.conv_in.weight
     side, channels, device = config.latent_size, config.codec.channels, weight.device
-    tokens = weight.new_zeros(1, options.window_size, config.motion_tokens, config.motion_token_dim)
+    still = weight.new_tensor(REST).expand(options.window_size, -1)
+    code = weight.new_zeros(options.window_size, config.motion_encoder.f_mot)
+    with torch.no_grad():
+        tokens = model.motion_encoder.fuse(code, still)[None]
     latents = weight.new_zeros(1, channels, options.window_size, side, side)
 
     @torch.no_grad()
     def denoise(frames: int) -> None:
-        bank = model.reference_net(latents[:, :, 0], model.null_context(1))
+        bank = model.reference_net(latents[:, :, 0], model.null_context(1), tokens[:, 0])
         cond = model.denoiser.prepare(model.null_context(1), tokens[:, :frames], bank)
         model.denoiser.denoise(latents[:, :, :frames], 1, cond)
 

@@ -18,6 +18,7 @@ from xnemo.config import ModelConfig, MotionEncoderConfig
 from xnemo.linear import Linear
 
 REST = (0.0, 0.0, 1.0)  # f_rts of a head that stays where it is
+TURN = 6  # numbers that tell how a face has turned within its box, see `places.head_places`
 
 
 def sin_cos(positions: Tensor, dim: int) -> Tensor:
@@ -31,6 +32,11 @@ def grid_positions(size: int, dim: int) -> Tensor:
     """[1, size², dim] for a square grid read row by row: first half of the dimensions column, second half row."""
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     return torch.cat([sin_cos(columns.flatten(), dim // 2), sin_cos(rows.flatten(), dim // 2)], dim=1)[None]
+
+
+def told_place(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Motion tokens [..., L+1, c] that carry a placement -> (tokens [..., L, c], place [..., 9] = f_rts, turn)."""
+    return tokens[..., :-1, :], tokens[..., -1, : len(REST) + TURN]
 
 
 class PatchEmbed(nn.Module):
@@ -184,6 +190,11 @@ class MotionEncoder(nn.Module):
             nn.Linear(3, own.rts_hidden), nn.ReLU(), nn.Dropout(0.0), nn.Linear(own.rts_hidden, own.rts_hidden)
         )
         self.final_proj = nn.Linear(own.f_mot + own.rts_hidden, width)
+        self.turn: nn.Linear | None = None
+        if config.unet.token_places == "head":
+            self.turn = nn.Linear(own.f_mot, TURN)
+            nn.init.zeros_(self.turn.weight)
+            nn.init.zeros_(self.turn.bias)
         positions = sin_cos(torch.arange(config.motion_tokens), config.motion_token_dim)
         self.register_buffer("pe", positions[None])
 
@@ -192,11 +203,21 @@ class MotionEncoder(nn.Module):
         return self.latent_dropout(self.model(faces))
 
     def fuse(self, f_mot: Tensor, f_rts: Tensor) -> Tensor:
-        """f_mot [N,D] with the placement f_rts [N,3] = (Δy, Δx, scale), the released order -> tokens [N,L,c]."""
+        """f_mot [N,D] with the placement f_rts [N,3] = (Δy, Δx, scale), the released order -> tokens [N,L,c].
+
+        Where the networks' tokens know their place on the face, a token more carries f_rts as it is and how the face
+        has turned (`told_place`).
+        """
+        place = f_rts
         if self.rts_gain != 1:
             f_rts = self.rts_gain * (f_rts - f_rts.new_tensor(REST)) + f_rts.new_tensor(REST)
         fused = self.final_proj(torch.cat([f_mot, self.bbox_proj(f_rts)], dim=1))
-        return fused.unflatten(1, self.pe.shape[1:]) + self.pe.to(fused)
+        tokens = fused.unflatten(1, self.pe.shape[1:]) + self.pe.to(fused)
+        if self.turn is None:
+            return tokens
+        place = torch.cat([place.to(tokens), self.turn(f_mot)], dim=1)
+        told = F.pad(place, (0, tokens.shape[2] - place.shape[1]))
+        return torch.cat([tokens, told[:, None]], dim=1)
 
     def forward(self, faces: Tensor, f_rts: Tensor) -> Tensor:
         return self.fuse(self.encode(faces), f_rts)

@@ -20,8 +20,8 @@ WindowKind = Literal["open", "released"]
 class Options:
     """What may be asked of `xnemo.animate`. Every field has a default with a reason."""
 
-    steps: int = 25
-    """Denoising steps. 25: the paper's appendix A (the released script: 35)."""
+    steps: int | None = None
+    """Denoising steps. None: the model's own (25 for the released shape: paper, appendix A; its script: 35)."""
     guidance_scale: float | None = None
     """s in ε_u + s (ε_c - ε_u); the paper's w is s - 1. None: the model's own (3.5 for the released shape, paper)."""
     scheduler: SchedulerName = "ddim"
@@ -58,9 +58,9 @@ class Options:
     """Frames that neighbouring windows share. 4: the released code."""
 
     def checked(self, config: ModelConfig) -> Options:
-        """Itself, with the model's guidance scale filled in. Raises XNeMoError for what could not run."""
-        scale = config.guidance_scale if self.guidance_scale is None else self.guidance_scale
-        check_options(config, self.steps, scale)
+        """Itself, with the model's own steps and guidance scale filled in. Raises XNeMoError for what could not run."""
+        steps, scale = sampling(config, self.steps, self.guidance_scale)
+        check_options(config, steps, scale)
         if not 0 <= self.seed < 1 << 63:
             raise XNeMoError(f"seed is {self.seed}: give a whole number from 0 to 2^63 - 1")
         longest, rate = config.temporal_max_len, self.fps
@@ -81,7 +81,15 @@ class Options:
         if rate is not None and not (math.isfinite(rate) and 1 <= rate <= 120):
             raise XNeMoError(f"fps is {rate}: give 1 to 120")
         check_span(self.start, self.end)
-        return Options(**{**vars(self), "guidance_scale": scale})
+        return Options(**{**vars(self), "steps": steps, "guidance_scale": scale})
+
+
+def sampling(config: ModelConfig, steps: int | None, guidance_scale: float | None) -> tuple[int, float]:
+    """Steps and guidance scale, the model's own where they are not given."""
+    return (
+        config.steps if steps is None else steps,
+        config.guidance_scale if guidance_scale is None else guidance_scale,
+    )
 
 
 def check_options(config: ModelConfig, steps: int, guidance_scale: float) -> None:

@@ -33,7 +33,7 @@ def train(
     """
     stage.to(device)
     optimizer = torch.optim.AdamW(parameter_groups(stage, lr))
-    params = [p for group in stage.groups() for p in group["params"]]
+    params = stage.trained
     average = Ema(params, ema)
     critic = None
     if stage.discriminator is not None:

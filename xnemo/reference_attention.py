@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xnemo.attention import Attention, KeysValues
 from xnemo.errors import XNeMoError
 from xnemo.linear import FeedForward, linear
-from xnemo.places import place_table
+from xnemo.places import head_places
 
 Bank = dict[str, Tensor]
 
@@ -50,7 +50,7 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """GroupNorm, 1x1 convolution in, one block, 1x1 convolution out, added to the input."""
 
-    def __init__(self, width: int, heads: int, groups: int, context_dim: int, places: bool = False) -> None:
+    def __init__(self, width: int, heads: int, groups: int, context_dim: int, places: str = "none") -> None:
         super().__init__()
         self.places = places
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
@@ -64,14 +64,18 @@ class SpatialTransformer(nn.Module):
         assert isinstance(block, TransformerBlock)
         return block
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, HW, C], what the block takes in."""
+    def tokens(self, x: Tensor, place: Tensor | None = None) -> Tensor:
+        """[N, C, H, W] -> [N, HW, C], what the block takes in. place [N, 9]: see `places.head_places`."""
         tokens = pointwise(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))
-        return tokens + place_table(x.shape[2], x.shape[3], x.shape[1]).to(tokens) if self.places else tokens
+        if self.places == "none":
+            return tokens
+        return tokens + head_places(place, x.shape[2], x.shape[3], x.shape[1]).to(tokens)
 
-    def forward(self, x: Tensor, image: Tensor, reference: KeysValues | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, image: Tensor, reference: KeysValues | None = None, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W] -> (new x, own normalised tokens [N, HW, C], which a reference net stores)."""
-        tokens, own = self.block(self.tokens(x), image, reference)
+        tokens, own = self.block(self.tokens(x, place), image, reference)
         return x + pointwise(self.proj_out, tokens).transpose(1, 2).unflatten(2, x.shape[2:]), own
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from xnemo.motion_encoder import told_place
 from xnemo.reference_attention import Bank, SpatialTransformer
 from xnemo.unet import Level, UNet
 
@@ -11,11 +12,13 @@ from xnemo.unet import Level, UNet
 class ReferenceNet(UNet):
     """SD-1.5 shape without output layers. What follows the last stored tokens is dead: see `unused`."""
 
-    def forward(self, latents: Tensor, context: Tensor) -> Bank:
+    def forward(self, latents: Tensor, context: Tensor, own: Tensor | None = None) -> Bank:
         """latents [B, C, h, w], context [B, 1, d] -> {block name: tokens [B, L, C]} at timestep 0.
 
-        The tokens are those after `norm1`, before self-attention, of every spatial transformer.
+        The tokens are those after `norm1`, before self-attention, of every spatial transformer. own: the motion tokens
+        [B, L+1, c] of the reference's face at rest, where tokens know their place on it.
         """
+        place = told_place(own)[1] if own is not None and self.config.token_places == "head" else None
         bank: Bank = {}
         *_, last = (name for name, _ in self.transformers())
 
@@ -26,9 +29,10 @@ class ReferenceNet(UNet):
                 assert isinstance(transformer, SpatialTransformer)
                 key = f"{name}.attentions.{index}.transformer_blocks.0"
                 if key == last:
-                    bank[key] = transformer.block.norm1(transformer.tokens(x))
+                    bank[key] = transformer.block.norm1(transformer.tokens(x, place))
                 else:
-                    x, bank[key] = self.run("attentions", transformer, x, transformer.block.image_vector(context))
+                    image = transformer.block.image_vector(context)
+                    x, bank[key] = self.run("attentions", transformer, x, image, None, place)
             return x
 
         self.walk(latents, self.embed_time(latents.new_zeros(1)), visit)

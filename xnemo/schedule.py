@@ -6,11 +6,20 @@ itself ends at 0.012; training with one and sampling with the other goes wrong w
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from xnemo.config import ScheduleConfig
 from xnemo.errors import XNeMoError
+
+Share = TypeVar("Share", float, Tensor)
+
+
+def shifted(u: Share, shift: float) -> Share:
+    """s·u / (1 + (s-1)·u) of shares u of the time steps: s = 1 leaves them, above 1 they are noisier."""
+    return shift * u / (1 + (shift - 1) * u)
 
 
 class Schedule:
@@ -67,10 +76,17 @@ class Schedule:
         return in_sample_space
 
     def ddim_timesteps(self, steps: int) -> list[int]:
-        """The time steps of a run, noise to image ("leading" spacing plus the offset): 35 → 953, …, 1."""
+        """The time steps of a run, noise to image ("leading" spacing plus the offset): 35 → 953, …, 1.
+
+        With a `sampling_shift` s they are evenly spaced instead and then moved as training moves its own
+        (`losses.shift_timesteps`): of s = 12, 3 → 999, 959, 856.
+        """
         longest = self.config.train_steps - self.config.steps_offset
         if not 1 <= steps <= longest:
             raise XNeMoError(f"steps is {steps}: give a number of sampling steps between 1 and {longest}")
+        if (shift := self.config.sampling_shift) > 1:
+            even = [i / steps for i in range(steps, 0, -1)]
+            return [int(shifted(u, shift) * longest) for u in even]
         stride = self.config.train_steps // steps
         return [i * stride + self.config.steps_offset for i in reversed(range(steps))]
 

@@ -6,8 +6,7 @@ that calls it (`plain_loop.py`, or the platform's engine). Which parameters a st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import torch
@@ -17,12 +16,15 @@ from torch import Tensor, nn
 from xnemo import losses as loss
 from xnemo.augment import AugmentConfig, driving_crop
 from xnemo.batch import ClipBatch, PairBatch, to_unit
+from xnemo.codec import ConvCodec
 from xnemo.config import Strict
-from xnemo.crops import face_crop, square
+from xnemo.crops import faces
 from xnemo.draw import Draw
 from xnemo.errors import XNeMoError
 from xnemo.gan_head import Discriminator, GanHead, ResNet50
 from xnemo.model import XNeMo
+from xnemo.motion_encoder import REST
+from xnemo.picture_losses import decoded_losses, gan_losses
 from xnemo.reference_attention import Bank, kept_tokens
 from xnemo.schedule import Schedule
 from xnemo.unet import UNet
@@ -59,6 +61,13 @@ class StageConfig(Strict):
     snr_gamma: float = 0.0  # min-SNR weighting; 0 is eq. 1
     noise_draws_per_pair: int = 1  # noisy versions of a pair per step; encoder and reference net run once
     backbone: Literal["frozen", "refnet", "joint"] = "frozen"  # what the motion stage trains beside motion
+    decoded: float = 0.0  # motion stage: weight of the error of decoded predictions; the "conv" codec's decoder learns
+    face: float = 0.0  # of those errors, the ones inside the face's box count 1 + face times
+    face_features: float = 0.0  # beside those errors, weight of the GAN head's perceptual terms for decoded faces
+    decoded_motion: float = (
+        0.0  # beside those errors, weight of how far decoded faces are from the true motion code
+    )
+    decoded_adversarial: float = 0.0  # weight of a discriminator of decoded predictions, with its features matched
     encoder: Literal["trained", "frozen"] = "trained"  # frozen: f_mot stays, without a GAN head ("w/o e2e")
     warmup_samples: int = 0  # motion stage: samples for which the GAN head trains the encoder alone
     augment: AugmentConfig = AugmentConfig()
@@ -68,6 +77,8 @@ class StageConfig(Strict):
     def _consistent(self) -> Self:
         if self.encoder == "frozen" and self.gan.weight > 0:
             raise ValueError("with encoder=frozen the GAN head would train nothing that is used: set gan.weight=0")
+        if self.decoded_adversarial > 0 and (self.decoded <= 0 or self.gan.weight > 0):
+            raise ValueError("decoded_adversarial needs decoded > 0, and gan.weight=0: there is one discriminator")
         return self
 
 
@@ -83,11 +94,15 @@ class Stage(nn.Module):
         self.features = nn.ModuleDict()
         if name == "motion" and config.gan.weight > 0:
             self._build_gan_head()
+        if name == "motion" and config.decoded_adversarial > 0:
+            self.discriminator = Discriminator(model.config)
+        if self.gan is not None or (name == "motion" and config.face_features > 0):
+            self._build_features()
         self.generated: tuple[Tensor, Tensor] | None = None  # the last step's real and detached fake faces
         self.requires_grad_(False)
-        for group in self.groups():
-            for param in group["params"]:
-                param.requires_grad_(True)
+        self.trained = [param for group in self.groups() for param in group["params"]]
+        for param in self.trained:
+            param.requires_grad_(True)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)
 
@@ -113,6 +128,8 @@ class Stage(nn.Module):
             groups.append(reference)
         if self.config.backbone == "joint":
             groups.append(backbone)
+        if self.config.decoded > 0 and isinstance(self.model.codec, ConvCodec):
+            groups.append(_group("decoder", self.model.codec.up))
         return groups
 
     def losses(self, batch: PairBatch | ClipBatch, draw: Draw) -> dict[str, Tensor]:
@@ -147,6 +164,9 @@ class Stage(nn.Module):
             self.gan.appearance.load_imagenet(gan.appearance_weights)
         if gan.adversarial > 0 or gan.feature_matching > 0:
             self.discriminator = Discriminator(self.model.config)
+
+    def _build_features(self) -> None:
+        gan = self.config.gan
         if gan.vgg_weights:
             self.features["vgg"] = loss.perceptual_features("vgg19", gan.vgg_weights)
         if gan.vggface_weights:
@@ -162,7 +182,7 @@ def build_stage(model: XNeMo, name: StageName, config: StageConfig) -> Stage:
 
 def appearance_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]:
     """Stage 1: redraw the target from the reference alone; motion and temporal modules are bypassed."""
-    return {"loss": diffusion_loss(stage, *latents(stage, batch), None, draw)}
+    return {"loss": diffusion_loss(stage, *latents(stage, batch), at_rest(stage, batch), None, draw)[0]}
 
 
 def motion_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]:
@@ -178,8 +198,14 @@ def motion_step(stage: Stage, batch: PairBatch, draw: Draw) -> dict[str, Tensor]
         result |= gan_losses(stage, batch, f_mot)
         total = total + config.gan.weight * result["gan"]
     if int(batch.ids.max()) >= config.warmup_samples:
-        result["diffusion"] = motion_loss(stage, batch, f_mot, draw)
+        encoded = latents(stage, batch)
+        result["diffusion"], guessed = motion_loss(stage, batch, f_mot, draw, encoded)
         total = total + result["diffusion"]
+        if config.decoded > 0:
+            result |= decoded_losses(stage, batch, guessed[:, :, 0], encoded[0][:, :, 0])
+            total = total + config.decoded * result["decoded"]
+            if config.decoded_adversarial > 0:
+                total = total + config.decoded_adversarial * result["judged"]
     else:  # a worker's parameters without a gradient would stall the others
         total = total + untouched(stage)
     return {"loss": total, **result}
@@ -191,10 +217,9 @@ def temporal_step(stage: Stage, batch: ClipBatch, draw: Draw) -> dict[str, Tenso
     clip, frames = batch.frames.shape[:2]
     images = to_unit(batch.frames.flatten(0, 1))
     with torch.no_grad():
-        squares = square(batch.boxes.flatten(0, 1))
-        faces = face_crop(images, squares, model.config.motion_encoder.image_size, padding="border")
-        motion = model.motion_encoder(faces, batch.placement.flatten(0, 1)).unflatten(0, (clip, frames))
-    return {"loss": diffusion_loss(stage, *latents(stage, batch), motion, draw)}
+        crops = faces(images, batch.boxes.flatten(0, 1), model.config.motion_encoder.image_size)
+        motion = model.motion_encoder(crops, batch.placement.flatten(0, 1)).unflatten(0, (clip, frames))
+    return {"loss": diffusion_loss(stage, *latents(stage, batch), at_rest(stage, batch), motion, draw)[0]}
 
 
 @torch.no_grad()
@@ -212,20 +237,39 @@ def latents(stage: Stage, batch: PairBatch | ClipBatch) -> tuple[Tensor, Tensor,
     return clean, model.codec.encode(reference).contiguous(), model.context(reference)
 
 
-def motion_loss(stage: Stage, batch: PairBatch, f_mot: Tensor, draw: Draw) -> Tensor:
-    """Eq. 1 with the motion of f_mot [B,D], placed as the batch says."""
+def motion_loss(
+    stage: Stage, batch: PairBatch, f_mot: Tensor, draw: Draw, encoded: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Eq. 1 with the motion of f_mot [B,D], placed as the batch says, and the latents guessed [B,C,1,h,w]; `encoded` is
+    what `latents` made of the batch."""
     motion = stage.model.motion_encoder.fuse(f_mot, batch.placement)
-    return diffusion_loss(stage, *latents(stage, batch), motion[:, None], draw)
+    return diffusion_loss(stage, *encoded, at_rest(stage, batch), motion[:, None], draw)
+
+
+def at_rest(stage: Stage, batch: PairBatch | ClipBatch) -> Tensor | None:
+    """The motion tokens [B,L,c] of the references' own faces at rest, where the reference net wants them."""
+    encoder, size = stage.model.motion_encoder, stage.model.config.motion_encoder.image_size
+    if encoder.turn is None:
+        return None
+    with torch.no_grad():
+        f_mot = encoder.encode(faces(to_unit(batch.reference), batch.reference_box, size))
+    return encoder.fuse(f_mot, f_mot.new_tensor(REST).expand(len(f_mot), -1))
 
 
 def diffusion_loss(
-    stage: Stage, clean: Tensor, reference_latents: Tensor, context: Tensor, motion: Tensor | None, draw: Draw
-) -> Tensor:
-    """Eq. 1 for latents [B,C,F,h,w] given those of the reference [B,C,h,w], its image token [B,1,d] and motion tokens
-    [B,F,L,c] or None."""
+    stage: Stage,
+    clean: Tensor,
+    reference_latents: Tensor,
+    context: Tensor,
+    own: Tensor | None,
+    motion: Tensor | None,
+    draw: Draw,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 1 for latents [B,C,F,h,w] given those of the reference [B,C,h,w], its image token [B,1,d], its own motion at
+    rest and motion tokens [B,F,L,c] or None; with the clean latents that the (last) prediction implies."""
     model, config = stage.model, stage.config
     schedule, shape = stage.schedule, clean.shape[1:]
-    bank = model.reference_net(reference_latents, context)
+    bank = model.reference_net(reference_latents, context, own)
     dropped = draw.uniform("reference drop") < config.reference_drop
     kept = None
     if stage.name != "temporal" and config.masking > 0:
@@ -240,9 +284,10 @@ def diffusion_loss(
         weight = schedule.min_snr_weight(t, config.snr_gamma).to(clean)
         predicted = predict(stage, noisy, t, context, motion, bank, kept, dropped)
         total = total + loss.diffusion(predicted, target, weight)
+    guessed, _ = schedule.to_x0_eps(predicted, noisy, t)
     if dropped.all():
         total = total + sum(0.0 * tokens.sum() for tokens in bank.values())
-    return total / config.noise_draws_per_pair
+    return total / config.noise_draws_per_pair, guessed
 
 
 def predict(
@@ -279,46 +324,9 @@ def predict(
     return torch.cat(parts)[torch.cat(order).argsort()]
 
 
-def gan_losses(stage: Stage, batch: PairBatch, f_mot: Tensor) -> dict[str, Tensor]:
-    """Eq. 7's terms for ŷ = G(f_app(reference face), f_mot) against the clean driving face; "gan" is the sum.
-
-    f_mot [B,D] enters before its fusion with f_rts, so the target is the face-centred crop and not the frame.
-    """
-    assert stage.gan is not None
-    config, size = stage.config.gan, stage.model.config.gan.image_size
-    real = face_crop(to_unit(batch.target), square(batch.target_box), size, padding="border")
-    reference = face_crop(to_unit(batch.reference), square(batch.reference_box), size, padding="border")
-    fake = stage.gan(reference, f_mot)
-    terms = {"reconstruction": (fake - real).abs().mean()}
-    for name, net in stage.features.items():
-        with torch.no_grad():
-            wanted = net(real)
-        terms[name] = loss.feature_distance(net(fake), wanted, "sum")
-    if stage.discriminator is not None:
-        with without_gradients(stage.discriminator):
-            score, features = stage.discriminator(fake)
-            with torch.no_grad():
-                wanted = stage.discriminator(real)[1]
-        terms["adversarial"] = loss.hinge_generator(score)
-        terms["feature_matching"] = loss.feature_distance(features, wanted, config.feature_matching_reduce)
-        stage.generated = (real.detach(), fake.detach())
-    total = sum((getattr(config, name) * value for name, value in terms.items()), real.new_zeros(()))
-    return {"gan": total, **terms}
-
-
 def untouched(stage: Stage) -> Tensor:
     """Zero, with a (zero) gradient for every trained parameter."""
-    return sum((0.0 * p.sum() for group in stage.groups() for p in group["params"]), torch.zeros(()))
-
-
-@contextmanager
-def without_gradients(module: nn.Module) -> Iterator[None]:
-    """Graphs built inside do not reach the module's parameters (the discriminator while G is trained)."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)
+    return torch.cat([p.flatten() for p in stage.trained])[:0].sum()
 
 
 def _rest(part: nn.Module) -> tuple[bool, bool]:

@@ -8,7 +8,7 @@ frame is what `xnemo.animate.sample` computes. At most about `steps` windows are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -77,7 +77,6 @@ class Stream:
         self.shared = self._draw(1) if model.config.shared_noise else None
         self.done, self.first, self.entered = [0] * len(self.windows), 0, 0
         self.stretches: dict[int, Stretch] = {}
-        self.movers = model.denoiser.motion_modules()
         self._prepared: tuple[Reference, Conditions, Conditions | None] | None = None
 
     @torch.no_grad()
@@ -113,7 +112,10 @@ class Stream:
         motion = torch.cat([self.stretches[j].motion[:, :n] for j, n in parts], dim=1)
         t, dtype = self.solver.times[i], self.model.denoiser.conv_in.weight.dtype
         x = latents.to(dtype)
-        prediction = self.model.denoiser.denoise(x, t, self._moving(stretch.cond, motion.to(dtype)))
+        # The motion's keys are made anew at each step: its tokens are so small that this costs little, and keeping the
+        # keys of a whole clip would take gigabytes.
+        moving = self.model.denoiser.steer(stretch.cond, motion.to(dtype))
+        prediction = self.model.denoiser.denoise(x, t, moving)
         if stretch.uncond is not None:
             prediction = guide(prediction, self.model.denoiser.denoise(x, t, stretch.uncond), self.scale)
         weights, at = window.weights.to(latents), 0
@@ -122,11 +124,6 @@ class Stream:
             self.stretches[j].total[:, :, :n] += prediction[:, :, at : at + n].to(latents) * here.view(-1, 1, 1)
             self.stretches[j].weight[:n] += here
             at += n
-
-    def _moving(self, cond: Conditions, motion: Tensor) -> Conditions:
-        """The conditions of a window. Its keys are made anew at each step: motion tokens are so small that this costs
-        little, and keeping those of a whole clip would take gigabytes."""
-        return replace(cond, motion={name: mover.keys_values(motion) for name, mover in self.movers})
 
     def _advance(self, stretch: Stretch, i: int) -> None:
         mean = stretch.total / stretch.weight.view(-1, 1, 1)

@@ -49,8 +49,8 @@ class Studio(Protocol):
 class ModelStudio:
     """With a trained model and ordinary files, in a scratch folder."""
 
-    def __init__(self, model: XNeMo, folder: Path, steps: int = 10) -> None:
-        self.model, self.folder, self.steps = model, folder, steps
+    def __init__(self, model: XNeMo, folder: Path) -> None:
+        self.model, self.folder = model, folder
 
     def film(self, seed: int, frames: int, emotion: str, intensity: int) -> Subject:
         from xnemo.animation import encode_driving
@@ -68,7 +68,7 @@ class ModelStudio:
         portrait = self.folder / f"{seed}.png"
         if not portrait.exists():
             clips.portrait(portrait, seed, CLIP_SIZE)
-        return animate(self.model, portrait, motion, steps=self.steps, seed=0).frames
+        return animate(self.model, portrait, motion, seed=0).frames
 
 
 class RendererStudio:

@@ -131,12 +131,13 @@ class PairWorker:
 
     def animate(self, given: CrossPairs, code: Tensor, f_rts: Tensor, model: XNeMo | None = None) -> Tensor:
         """Pictures of these codes in these places, as the run's configuration samples."""
+        from xnemo.options import sampling
         from xnemo.synthetic.cross_pairs import animate_codes
 
         model = model or self.model
-        own = self.config.guidance_scale
-        scale = model.config.guidance_scale if own is None else own
-        return animate_codes(model, given, code, f_rts, self.config.steps, scale)
+        return animate_codes(
+            model, given, code, f_rts, *sampling(model.config, self.config.steps, self.config.guidance_scale)
+        )
 
 
 def untrained(model: Any) -> Any:

@@ -52,7 +52,8 @@ def _heading(config: Any, found: Sequence[Pair]) -> str:
         told += f"results of `{config.results}`"
     else:
         guidance = "the model's own" if config.guidance_scale is None else config.guidance_scale
-        told += f"model `{config.model}`, {config.steps} steps, guidance {guidance}, seed {config.seed}"
+        steps = config.steps or "the model's own"
+        told += f"model `{config.model}`, {steps} steps, guidance {guidance}, seed {config.seed}"
         told += f", head motion {config.head_motion}" * (config.protocol != "self")
     told += f", the first {config.frames_limit} frames of each" * bool(config.frames_limit)
     return told + ". Definitions: docs/metrics.md."

@@ -99,7 +99,7 @@ def _accept(desk: Desk, caller: Caller, job_id: str, got: Received, key: str | N
         raise Problem(422, "portrait: a picture is required.")
     if ("driving" in got.files) == (motion is not None):
         raise Problem(422, "send a driving video, or the id of a motion, not both.")
-    if options.steps > desk.config.limits.steps:
+    if options.steps is not None and options.steps > desk.config.limits.steps:
         raise Problem(422, f"steps: at most {desk.config.limits.steps} are allowed here.")
     if options.end is not None and options.end <= options.start:
         raise Problem(422, "end must be later than start.")

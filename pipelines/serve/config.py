@@ -106,7 +106,9 @@ class AnimationOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=25, ge=1, le=999, description="Denoising steps.", examples=[25])
+    steps: int | None = Field(
+        default=None, ge=1, le=999, description="Denoising steps. Without it the model's own.", examples=[25]
+    )
     guidance_scale: float | None = Field(
         default=None, ge=0, le=30, allow_inf_nan=False,
         description="s in ε_u + s (ε_c − ε_u); 1 switches guidance off. Without it the model's own.")  # fmt: skip

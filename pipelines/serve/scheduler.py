@@ -172,7 +172,9 @@ def stack(parts: Sequence[Conditions]) -> Conditions:
     first = parts[0]
     if len(parts) == 1:
         return first
+    placed = [part.place for part in parts if part.place is not None]
     return Conditions(
+        place=torch.cat(placed) if placed else None,
         image={name: torch.cat([part.image[name] for part in parts]) for name in first.image},
         reference={name: _join([part.reference[name] for part in parts]) for name in first.reference},
         motion={

@@ -18,6 +18,7 @@ from pipelines.serve.media import GONE, Media, RemoteMedia
 from pipelines.serve.scheduler import Request
 from xnemo.animation import decode, encode_faces, encode_portrait, motion_tokens, noise
 from xnemo.errors import XNeMoError
+from xnemo.options import sampling
 from xnemo.prepare import Portrait
 from xnemo.tokens.motion_file import Motion, load_motion, to_bytes
 from xnemo_platform import storage
@@ -80,8 +81,8 @@ class Studio:
         reference = encode_portrait(loaded.model, Portrait(**crops))
         tokens = motion_tokens(loaded.model, work.motion)
         first = noise(loaded.model, len(work.motion), options.seed)
-        scale = loaded.model.config.guidance_scale if options.guidance_scale is None else options.guidance_scale
-        request = loaded.scheduler.prepare(work.job.id, reference, tokens, first, options.steps, scale)
+        steps, scale = sampling(loaded.model.config, options.steps, options.guidance_scale)
+        request = loaded.scheduler.prepare(work.job.id, reference, tokens, first, steps, scale)
         if work.job.fence > 1:
             saved.restore(self.kept(work), request, loaded.scheduler.schedule)
         work.begun_at = PREPARED + (DENOISED - PREPARED) * request.done_windows / request.all_windows

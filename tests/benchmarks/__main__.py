@@ -80,7 +80,7 @@ def pairs(count: int) -> PairBatch:
 
 def sample(model: torch.nn.Module, frames: int) -> None:
     config = model.config
-    tokens = torch.randn(1, frames, config.motion_tokens, config.motion_token_dim)
+    tokens = torch.randn(1, frames, *config.motion_shape)
     latents = torch.randn(1, config.codec.channels, config.latent_size, config.latent_size)
     animate.sample(
         model, latents, model.null_context(1), tokens, tokens[:, :1], steps=4, guidance_scale=1.0,
@@ -95,7 +95,7 @@ def guided_step(frames: int = 8, size: int = 16) -> None:
     config = ModelConfig(unet=UNetConfig(channels=(64, 128, 256, 256), context_dim=256), image_encoder=None)
     net, denoiser = ReferenceNet(config.unet).eval(), Denoiser(config).eval()
     latents, context = torch.randn(1, 4, frames, size, size), torch.randn(1, 1, 256)
-    motion = torch.randn(1, frames, config.motion_tokens, config.motion_token_dim)
+    motion = torch.randn(1, frames, *config.motion_shape)
     bank = net(latents[:, :, 0], context)
     told, null = denoiser.prepare(context, motion, bank), denoiser.prepare(0 * context, motion[:, :1])
 

@@ -11,7 +11,7 @@ from xnemo_platform.errors import PlatformError
 def test_a_dry_run_tells_the_work_and_writes_nothing(tmp_path, capsys):
     output = ["--output", str(tmp_path / "out"), "--dry-run"]
     assert main(["--model", "bundled", *output, "clips=3", "pairs=64"]) == 0
-    assert "3 clips of 40 frames and 64 pairs, 10 steps each" in capsys.readouterr().out
+    assert "3 clips of 40 frames and 64 pairs, the model's own steps each" in capsys.readouterr().out
     assert main(["--protocol", "ablation", "--model", "full=bundled", "--model", "noRFM=bundled", *output]) == 0
     assert "full (" in capsys.readouterr().out
     rows = [{"id": "a", "portrait": "p.png", "driving": "d.mp4"}]

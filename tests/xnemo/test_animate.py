@@ -33,7 +33,7 @@ def model() -> XNeMo:
 
 def inputs(frames: int = 5, seed: int = 1) -> dict[str, Any]:
     config, generator = narrow(levels=2), torch.Generator().manual_seed(seed)
-    size, tokens = (config.latent_size,) * 2, (config.motion_tokens, config.motion_token_dim)
+    size, tokens = (config.latent_size,) * 2, config.motion_shape
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
@@ -60,11 +60,12 @@ def test_the_same_inputs_give_the_same_clip_whatever_the_global_seed(model: XNeM
 def test_one_step_is_guided_denoising_from_the_blurred_reference(model: XNeMo) -> None:
     given = inputs() | {"steps": 1}
     reference, context, motion = given["reference_latents"], given["context"], given["motion"]
+    own = given["null_motion"][:, 0]
     schedule = Schedule(model.config.schedule)
     t = schedule.ddim_timesteps(1)[0]
     with torch.no_grad():
         x = initial_latents(schedule, reference, given["noise"], t)
-        cond = model.denoiser(x, t, context, motion, model.reference_net(reference, context))
+        cond = model.denoiser(x, t, context, motion, model.reference_net(reference, context, own))
         uncond = model.denoiser(x, t, model.null_context(1), given["null_motion"], None)
     expected = schedule.ddim_step(uncond + 2.5 * (cond - uncond), t, -1, x)
     torch.testing.assert_close(sample(model, **given), expected, rtol=1e-4, atol=1e-4)

@@ -175,3 +175,16 @@ def test_without_whitening_channels_keep_their_natural_proportions():
     assert spread[1.0].max() / spread[1.0].min() < 1.1
     assert spread[0.0].max() / spread[0.0].min() > 2
     assert 0.8 < spread[0.0].square().mean() < 1.2
+
+
+def test_with_a_linear_encoder_only_the_decoder_is_a_network() -> None:
+    config = CodecConfig(kind="conv", factor=4, channels=6, scaling=1.0, widths=(16, 16), linear_encoder=True)
+    codec, images = build_codec(config), smooth_images(48)
+    assert isinstance(codec, ConvCodec)
+    assert codec.down is None
+    linear = patches(6)
+    linear.fit(images)
+    codec.fit(images, steps=40)
+    torch.testing.assert_close(codec.encode(images), linear.encode(images))
+    error = [(each.decode(each.encode(images)) - images).abs().mean() for each in (linear, codec)]
+    assert error[1] < error[0]

@@ -96,3 +96,27 @@ def test_the_feed_forward_is_one_half_times_the_gelu_of_the_other() -> None:
     value, gate = layer.get_submodule("net.0.proj")(x).chunk(2, dim=-1)
     torch.testing.assert_close(layer(x), layer.get_submodule("net.2")(value * F.gelu(gate)))
     assert set(layer.state_dict()) == {f"net.{part}.{kind}" for part in ("0.proj", "2") for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_gate_written_in_one_place_has_the_plain_gradients(frozen: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = FeedForward(12), torch.randn(2, 5, 12, requires_grad=True)
+    layer.requires_grad_(not frozen)
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+
+    def plain(x: Tensor) -> Tensor:
+        gated, _, out = layer.net
+        value, gate = F.linear(x, gated.proj.weight, gated.proj.bias).chunk(2, dim=-1)
+        return F.linear(value * F.gelu(gate), out.weight, out.bias)
+
+    ours = torch.autograd.grad(layer(x).square().sum(), wanted)
+    theirs = torch.autograd.grad(plain(x).square().sum(), wanted)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_needs_a_gradient_goes_through_the_recorded_gate() -> None:
+    layer, x = FeedForward(12), torch.randn(2, 5, 12)
+    assert layer(x).requires_grad  # of the weights
+    torch.testing.assert_close(layer(x), layer(x.requires_grad_()), rtol=0, atol=0)

@@ -32,7 +32,7 @@ def faces() -> FaceDetector:
 @pytest.fixture(scope="module")
 def model() -> XNeMo:
     config = ModelConfig.small()
-    unet = config.unet.model_copy(update={"channels": (8,)})
+    unet = config.unet.model_copy(update={"channels": (16,)})
     model = seeded(config.model_copy(update={"unet": unet}), 0).eval()
     model.codec.fit(torch.from_numpy(heads(1, 8, config.image_size)).permute(0, 3, 1, 2) / 127.5 - 1, steps=2)
     with torch.no_grad():

@@ -8,6 +8,7 @@ import torch
 
 from xnemo.config import ScheduleConfig
 from xnemo.errors import XNeMoError
+from xnemo.losses import shift_timesteps
 from xnemo.schedule import Schedule
 
 
@@ -72,3 +73,14 @@ def test_min_snr_weights_the_same_error_alike_in_every_prediction_space() -> Non
 def test_an_impossible_number_of_steps_is_refused(steps: int) -> None:
     with pytest.raises(XNeMoError, match="steps"):
         Schedule(ScheduleConfig()).ddim_timesteps(steps)
+
+
+def test_shifted_steps_are_as_noisy_as_shifted_training() -> None:
+    shifted = Schedule(ScheduleConfig(sampling_shift=12.0))
+    assert shifted.ddim_timesteps(1) == [999]
+    assert shifted.ddim_timesteps(3) == [999, 959, 856]
+    for steps in (2, 7, 25, 100):
+        times = shifted.ddim_timesteps(steps)
+        even = torch.arange(steps, 0, -1) / steps * 0.999
+        assert times == sorted(set(times), reverse=True)
+        assert (torch.tensor(times) - shift_timesteps(even, 12.0, 1000)).abs().max() <= 2

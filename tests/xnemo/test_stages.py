@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from xnemo import losses, plain_loop, stages
-from xnemo.batch import ClipBatch, PairBatch
+from xnemo import losses, picture_losses, plain_loop, stages
+from xnemo.batch import ClipBatch, PairBatch, to_unit
 from xnemo.config import CodecConfig, GanConfig, ModelConfig, MotionEncoderConfig, ScheduleConfig, UNetConfig
 from xnemo.draw import Draw
 from xnemo.errors import XNeMoError
@@ -210,3 +210,125 @@ def test_frozen_parts_stay_in_evaluation_mode() -> None:
 def test_a_stage_refuses_the_other_kind_of_batch() -> None:
     with pytest.raises(XNeMoError, match="ClipBatch"):
         stage("motion").losses(clips(), Draw(0, clips().ids))
+
+
+DECODED = SMOKE.model_copy(update={
+    "codec": CodecConfig(kind="conv", factor=4, channels=12, scaling=1.0, widths=(8, 8), linear_encoder=True),
+    "unet": SMOKE.unet.model_copy(update={"in_channels": 12}),
+})  # fmt: skip
+
+
+def decoding(model: XNeMo | None = None, **config: Any) -> Stage:
+    if model is None:
+        model = unlock(seeded(DECODED, 0))
+        model.codec.fit(to_unit(pictures(32), 32), steps=2)
+    return stage("motion", model, decoded=2.0, backbone="joint", gan=GanLossConfig(weight=0.0), **config)
+
+
+def test_decoded_predictions_train_the_decoder_and_what_predicts() -> None:
+    trained = decoding(reference_drop=0.0)
+    result = step(trained, pairs())
+    torch.testing.assert_close(result["loss"], result["diffusion"] + 2.0 * result["decoded"])
+    assert {"decoder", "denoiser"} <= {group["name"] for group in trained.groups()}
+    moved = {n for n, p in trained.model.codec.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved
+    assert all(name.startswith("up.") for name in moved)
+
+
+def test_every_eighth_sample_decodes_its_true_latents() -> None:
+    trained = decoding()
+    batch = PairBatch(pictures(8), pictures(8, seed=1), BOXES.repeat(2, 1), BOXES.repeat(2, 1), torch.arange(8))
+    true = trained.model.codec.encode(to_unit(batch.target, 32))
+    wrong = torch.zeros_like(true, requires_grad=True)
+    picture_losses.decoded_losses(trained, batch, wrong, true)["decoded"].backward()
+    assert wrong.grad is not None
+    assert wrong.grad[:7].flatten(1).any(1).all()
+    assert not wrong.grad[7].any()
+
+
+def test_before_its_samples_the_denoiser_gets_zero_gradients() -> None:
+    trained = stage("motion", warmup_samples=1000)
+    step(trained, pairs())
+    for group in trained.groups():
+        for param in group["params"]:
+            assert param.grad is not None
+            assert group["name"] in ("motion_encoder", "gan_head") or not param.grad.any()
+
+
+def test_errors_in_the_face_count_more() -> None:
+    boxes = torch.tensor([[1.0, 2.0, 3.0, 3.0]])
+    found = picture_losses.inside(boxes, torch.zeros(1, 3, 4, 5))
+    assert found.nonzero().tolist() == [[0, 0, 2, 1], [0, 0, 2, 2]]
+    plain = decoding()
+    weighted = decoding(plain.model, face=4.0)
+    batch = pairs()
+    far = PairBatch(batch.reference, batch.target, BOXES, torch.full((4, 4), -9.0), batch.ids)
+    guess = torch.zeros_like(plain.model.codec.encode(to_unit(batch.target, 32)))
+    found = [float(picture_losses.decoded_losses(each, which, guess, guess)["decoded"].detach())
+             for each, which in ((plain, batch), (weighted, far), (weighted, batch))]  # fmt: skip
+    assert found[0] == pytest.approx(found[1])
+    assert found[0] < found[2] < 5 * found[0]
+
+
+def test_the_discriminator_of_the_gan_head_judges_no_decoded_pictures() -> None:
+    trained = stage("motion", decoding().model, decoded=2.0, backbone="joint", reference_drop=0.0)
+    result = step(trained, pairs())
+    assert trained.discriminator is not None
+    assert "judged" not in result
+    real, fake = trained.generated or (None, None)
+    reference = to_unit(pairs().target, 32)
+    assert real is not None
+    assert real.shape == fake.shape
+    assert not torch.equal(real, reference)  # faces, not whole pictures
+
+
+def test_decoded_faces_are_held_to_the_features_of_the_true_ones() -> None:
+    plain = decoding()
+    strict = decoding(plain.model, face_features=1.0)
+    batch = pairs()
+    guess = torch.zeros_like(plain.model.codec.encode(to_unit(batch.target, 32)), requires_grad=True)
+    less, more = (picture_losses.decoded_losses(each, batch, guess, guess)["decoded"] for each in (plain, strict))
+    assert more > less
+    assert torch.autograd.grad(more - less, guess)[0].any()
+    assert not {id(p) for p in strict.features.parameters()} & {id(p) for p in strict.trained}
+
+
+def test_decoded_faces_are_held_to_the_motion_of_the_true_ones() -> None:
+    plain = decoding()
+    strict = decoding(plain.model, decoded_motion=1.0)
+    batch = pairs()
+    true = plain.model.codec.encode(to_unit(batch.target, 32)).requires_grad_()
+    guess = torch.zeros_like(true, requires_grad=True)
+    found = picture_losses.decoded_losses(strict, batch, guess, guess)
+    plainly = picture_losses.decoded_losses(plain, batch, guess, guess)["decoded"]
+    torch.testing.assert_close(found["decoded"], plainly + found["motion"])
+    assert torch.autograd.grad(found["motion"], guess)[0].any()
+    near = picture_losses.decoded_losses(strict, batch, true, true)["motion"]
+    assert near < found["motion"], "a face like the true one tells the same motion"
+
+
+def test_the_encoder_does_not_learn_to_see_what_was_drawn() -> None:
+    trained = decoding(decoded_motion=1.0)
+    encoder = trained.model.motion_encoder
+    before = {name: param.requires_grad for name, param in encoder.named_parameters()}
+    assert before["model.fc.weight"]
+    face = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    picture_losses.motion_error(trained, torch.ones_like(face), face, BOXES[:1]).backward()
+    assert all(param.grad is None for param in encoder.parameters())
+    assert {name: param.requires_grad for name, param in encoder.named_parameters()} == before
+    assert face.grad is not None
+    assert face.grad.any()
+
+
+def test_the_turn_of_a_face_is_learnt_with_the_rest_and_told_of_the_reference_too() -> None:
+    placed = SMOKE.model_copy(update={"unet": SMOKE.unet.model_copy(update={"token_places": "head"})})
+    trained = stage("motion", seeded(placed, 0), backbone="joint", encoder="frozen", gan=GanLossConfig(weight=0.0))
+    own = stages.at_rest(trained, pairs())
+    assert own is not None
+    assert own.shape == (4, *placed.motion_shape)
+    step(trained, pairs())
+    turn = trained.model.motion_encoder.turn
+    assert turn is not None
+    assert turn.weight.grad is not None
+    assert turn.weight.grad.any()
+    assert stages.at_rest(stage("motion"), pairs()) is None  # the released shape has no use for it

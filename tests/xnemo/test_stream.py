@@ -16,7 +16,7 @@ from xnemo.stream import Stream
 @pytest.fixture(scope="module", params=[True, False], ids=["shared noise", "noise per frame"])
 def model(request: pytest.FixtureRequest) -> XNeMo:
     config = ModelConfig.small()
-    unet = config.unet.model_copy(update={"in_channels": 4, "channels": (8,)})
+    unet = config.unet.model_copy(update={"in_channels": 4, "channels": (16,)})
     codec = config.codec.model_copy(update={"channels": 4})
     model = seeded(config.model_copy(update={"unet": unet, "codec": codec, "shared_noise": request.param}), 0).eval()
     draw = torch.Generator().manual_seed(1)
@@ -27,13 +27,12 @@ def model(request: pytest.FixtureRequest) -> XNeMo:
 
 
 def inputs(model: XNeMo, frames: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    draw, side, tokens = torch.Generator().manual_seed(2), model.config.latent_size, model.config.motion_tokens
-    wide = model.config.motion_token_dim
+    draw, side, tokens = torch.Generator().manual_seed(2), model.config.latent_size, model.config.motion_shape
     return (
         torch.randn(1, 4, side, side, generator=draw),
         torch.randn(1, 1, model.config.unet.context_dim, generator=draw),
-        torch.randn(1, 1, tokens, wide, generator=draw),
-        torch.randn(1, frames, tokens, wide, generator=draw),
+        torch.randn(1, 1, *tokens, generator=draw),
+        torch.randn(1, frames, *tokens, generator=draw),
     )
 
 

@@ -35,7 +35,7 @@ def portrait() -> np.ndarray:
 @pytest.fixture(scope="module")
 def model() -> XNeMo:
     config = ModelConfig.small()
-    unet = config.unet.model_copy(update={"channels": (8,)})
+    unet = config.unet.model_copy(update={"channels": (16,)})
     model = seeded(config.model_copy(update={"unet": unet}), 0).eval()
     with torch.no_grad():
         model.codec.basis.normal_(generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ pose at a placement drawn for it, cut by the same square as the portrait. Boxes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,7 +106,7 @@ def conditions(model: XNeMo, pairs: CrossPairs, code: Tensor, f_rts: Tensor) -> 
     latents, context = model.codec.encode(image), model.context(image)
     motion = model.motion_encoder.fuse(code, f_rts.to(like))[:, None]
     null = model.motion_encoder.fuse(code_of(model, pairs.own), still(pairs).to(like))[:, None]
-    cond = model.denoiser.prepare(context, motion, model.reference_net(latents, context))
+    cond = model.denoiser.prepare(context, motion, model.reference_net(latents, context, null[:, 0]))
     return latents, cond, model.denoiser.prepare(model.null_context(len(pairs)), null)
 
 
@@ -164,7 +164,7 @@ def loss_gaps(model: XNeMo, pairs: CrossPairs, times: tuple[int, ...]) -> dict[s
     _, motion, _ = conditions(model, pairs, code[other], pairs.f_rts)
     _, swap, _ = conditions(model, pairs, code_of(model, pairs.swapped), pairs.f_rts)
     stranger = {name: (keys[other], values[other]) for name, (keys, values) in true.reference.items()}
-    identity = Conditions({name: token[other] for name, token in true.image.items()}, stranger, true.motion)
+    identity = replace(true, image={name: token[other] for name, token in true.image.items()}, reference=stranger)
 
     def loss(told: Conditions, t: int) -> np.ndarray:
         noisy, target = schedule.add_noise(clean, noise, t), schedule.target(clean, noise, t)

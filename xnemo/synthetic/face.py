@@ -83,15 +83,24 @@ def paint_eyes(canvas: Canvas, skin: Surface, eye: Eyes, who: Traits, pose: Pose
 
 def paint_brows(canvas: Canvas, skin: Surface, who: Traits, pose: Pose) -> None:
     """Brows: raised as a whole, lowered at the inner end."""
-    brow = torch.where(skin.x > 0, pose.brow[1], pose.brow[0])
     across = (skin.x.abs() - who.eye_spacing - 0.010) / 0.150
-    frown = brow.clamp_max(0)
-    arch = 0.042 * (1 + 0.4 * brow.clamp_min(0)) * (1 - (across - 0.25).square())
-    middle = who.brow_y + 0.028 - 0.085 * brow.clamp_min(0) - arch - frown * (0.030 - 0.062 * across)
-    middle = middle + 0.010 * across
+    middle = brow_line(across, torch.where(skin.x > 0, pose.brow[1], pose.brow[0]), who)
     half = who.brow_thickness * (1 - 0.45 * across.clamp(-1, 1)) * (1 - across.square().square()).clamp_min(0).sqrt_()
     distance = (skin.y - middle).abs_() - half + 0.5 * (across.abs() - 1).clamp_min(0)
     canvas.over((who.hair * 0.62).lerp(who.skin * 0.35, 0.35), 0.92 * cover(distance, skin.pixel_y * 1.3))
+
+
+def brow_line(across: Tensor, brow: Tensor, who: Traits) -> Tensor:
+    """Height of a brow's middle, raised by `brow`, from its inner end (across -1) to its outer one (1)."""
+    frown = brow.clamp_max(0)
+    arch = 0.042 * (1 + 0.4 * brow.clamp_min(0)) * (1 - (across - 0.25).square())
+    middle = who.brow_y + 0.028 - 0.085 * brow.clamp_min(0) - arch - frown * (0.030 - 0.062 * across)
+    return middle + 0.010 * across
+
+
+def mouth_half(who: Traits, pose: Pose) -> Tensor:
+    """From the mouth's middle to its corners."""
+    return who.mouth_width * (1 + 0.28 * pose.smile) * (1 - 0.45 * pose.pucker)
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Mouth:
 
 def mouth(skin: Surface, who: Traits, pose: Pose) -> Mouth:
     """Lay out the mouth: smile lifts the corners and widens it, pucker narrows it, the jaw opens it downwards."""
-    half = who.mouth_width * (1 + 0.28 * pose.smile) * (1 - 0.45 * pose.pucker)
+    half = mouth_half(who, pose)
     across = skin.x / half
     arch = 1 - across * across
     line = who.mouth_y - 0.115 * (pose.smile + 0.16) * (across.square() - 0.45)

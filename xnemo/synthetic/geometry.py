@@ -5,12 +5,14 @@ when the jaw opens). A ray per pixel gives the point of the head's surface in he
 on it is foreshortened and hidden correctly. Coordinates: x right, y down, z towards the viewer; frame in [-1, 1].
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xnemo import crops
 from xnemo.errors import XNeMoError
 from xnemo.synthetic.identity import Traits, traits
 
@@ -179,16 +181,41 @@ def egg(who: Traits, pose: Pose) -> Egg:
 
 def face_points(who: Traits, pose: Pose) -> tuple[Tensor, Tensor]:
     """Frame coordinates [N, 1, K] of points around the face: brow to chin, cheek to cheek."""
-    longitude = torch.deg2rad(torch.tensor([-62.0, -45, -25, 0, 25, 45, 62], device=who.width.device))
     heights = [who.brow_y - 0.03, 0.08 * who.height, 0.45 * who.height, 0.8 * who.height, 0.995 * who.height]
+    return surface_points(who, pose, (-62.0, -45.0, -25.0, 0.0, 25.0, 45.0, 62.0), heights)
+
+
+def surface_points(
+    who: Traits, pose: Pose, longitudes: Sequence[float], heights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Frame coordinates [N, 1, K] of the head's front, at every longitude (degrees) of every height [N, 1, 1]."""
+    longitude = torch.deg2rad(torch.tensor(longitudes, device=who.width.device))
     us, vs = [], []
     for y in heights:
         ring = (1 - (y / who.height) ** 2).clamp_min(0).sqrt()
-        u, v, _ = pose.project(who.width * ring * longitude.sin(), y + 0 * ring, who.depth * ring * longitude.cos())
-        u, v = egg(who, pose).bend(u, v)
+        u, v = _on_screen(who, pose, who.width * ring * longitude.sin(), y, who.depth * ring * longitude.cos())
         us.append(u)
         vs.append(v)
     return pose.to_frame(torch.cat(us, -1), torch.cat(vs, -1))
+
+
+def painted_points(who: Traits, pose: Pose, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Frame coordinates [N, 1, K] of what is painted on the head's front at (x, y), [N, 1, K] in head coordinates."""
+    z = who.depth * (1 - (x / who.width) ** 2 - (y / who.height) ** 2).clamp_min(0).sqrt()
+    return pose.to_frame(*_on_screen(who, pose, x, y, z))
+
+
+def _on_screen(who: Traits, pose: Pose, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """A point of the head's surface in the upright coordinates of the screen."""
+    u, v, _ = pose.project(x, y + 0 * x, z)
+    return egg(who, pose).bend(u, v)
+
+
+def in_box(x: Tensor, y: Tensor, identity: Tensor, motion: Tensor, placement: Tensor) -> Tensor:
+    """Points [N, 1, K] of the frame, told from the middle of the face's box in sides of it: (x, y) [N, K, 2]."""
+    middle_x, middle_y, side = crops.centre_side(face_boxes(identity, motion, placement, 2) - 1)
+    found = torch.stack([x, y], dim=-1).squeeze(1)
+    return (found - torch.stack([middle_x, middle_y], dim=1)[:, None]) / side[:, None, None]
 
 
 def face_boxes(identity: Tensor, motion: Tensor, placement: Tensor, size: int) -> Tensor:

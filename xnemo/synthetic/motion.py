@@ -4,6 +4,8 @@ Every parameter follows an Ornstein-Uhlenbeck process, smoothed twice more so th
 blinks and the jaw of a talker come on top, and an emotion (MEAD's eight, three intensities) is a bias of expression.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from xnemo.errors import XNeMoError
 from xnemo.synthetic.geometry import MOTION, PLACEMENT, RANGES
 
-__all__ = ["EMOTIONS", "FPS", "MOTION", "PLACEMENT", "RANGES", "random_motion", "sequence"]
+__all__ = ["EMOTIONS", "FPS", "MOTION", "PLACEMENT", "RANGES", "random_motion", "random_motions", "sequence"]
 
 FPS = 25
 
@@ -69,6 +71,12 @@ def random_motion(seed: int, count: int) -> tuple[Tensor, Tensor]:
     low, high = np.array([RANGES[name] for name in MOTION + PLACEMENT]).T
     drawn = torch.from_numpy(rng.uniform(low, high, (count, len(low)))).float()
     return drawn[:, : len(MOTION)], drawn[:, len(MOTION) :]
+
+
+def random_motions(seeds: Iterable[int]) -> tuple[Tensor, Tensor]:
+    """The first of `random_motion` of every seed, [N, 13] and [N, 3]: each is a function of its own seed alone."""
+    motion, placement = zip(*(random_motion(seed, 1) for seed in seeds), strict=True)
+    return torch.cat(motion), torch.cat(placement)
 
 
 def _wander(rng: np.random.Generator, name: str, frames: int, amplitude: float) -> np.ndarray:

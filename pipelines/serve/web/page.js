@@ -54,7 +54,6 @@ for (const role of ["portrait", "driving"]) {
   drop.ondragleave = () => drop.classList.remove("over");
   drop.ondrop = event => { event.preventDefault(); drop.classList.remove("over"); choose(role, event.dataTransfer.files[0]); press(role, null); };
 }
-$("steps").oninput = () => { $("steps-out").value = $("steps").value; };
 $("keep").onclick = () => motions.keep(chosen.driving);
 
 // samples

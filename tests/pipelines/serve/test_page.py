@@ -38,7 +38,7 @@ def _jpegs() -> Iterator[bytes]:
 
 def animate(page: Page) -> None:
     page.until("!document.getElementById('start').disabled")
-    page.js("document.getElementById('steps').value = 2")
+    page.js("document.querySelector('[name=steps]').value = 2")
     page.js("document.getElementById('start').click()")
     page.until("!document.getElementById('result').hidden")
     page.until("document.getElementById('video').readyState >= 2")

@@ -199,7 +199,7 @@ def test_only_listed_samples_are_served(config: ServeConfig, tmp_path: Path) -> 
 
 def test_options_of_the_page_and_of_the_command_have_one_default() -> None:
     assert AnimationOptions().model_dump() == {
-        "steps": 25, "guidance_scale": None, "seed": 0, "head_motion": "relative", "face": None, "start": 0.0,
+        "steps": None, "guidance_scale": None, "seed": 0, "head_motion": "relative", "face": None, "start": 0.0,
         "end": None, "label": True,
     }  # fmt: skip
 

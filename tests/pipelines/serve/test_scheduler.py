@@ -12,7 +12,7 @@ from xnemo.model import XNeMo
 def ask(model: XNeMo, seed: int, frames: int) -> tuple[Reference, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(seed)
     side, config = model.config.latent_size, model.config
-    tokens = (config.motion_tokens, config.motion_token_dim)
+    tokens = config.motion_shape
     reference = Reference(
         torch.randn(1, config.codec.channels, side, side, generator=draw),
         model.null_context(1) + 0.1,
