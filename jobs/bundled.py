@@ -191,7 +191,7 @@ def train(store: ClipStore, output: Path, box: Outbox | None, seed: int = 0, sta
             save(model.motion_encoder.model.state_dict(), known)
         dist.barrier()
     if not drawn.exists():
-        first = Leg("joint", (0, JOINT), BATCH, PEAK, seed)
+        first = Leg("joint", (0, JOINT), PEAK, seed)
         if start is not None:
             model = weights.load(start).float()
         else:
@@ -205,7 +205,7 @@ def train(store: ClipStore, output: Path, box: Outbox | None, seed: int = 0, sta
     model, before = fresh_model(seed), torch.load(drawn, weights_only=True)
     for name, state in before.items():
         model.get_submodule(name).load_state_dict(state)
-    second = Leg("finish", (JOINT, SAMPLES), BATCH, FINISHING, seed)
+    second = Leg("finish", (JOINT, SAMPLES), FINISHING, seed)
     run_leg(build(model, FINISH, seed), store, output, second, box, None)
     if box is not None:
         go_back(model, before)
@@ -226,7 +226,6 @@ class Leg:
 
     name: str
     span: tuple[int, int]
-    batch: int
     peak: float
     seed: int
 
@@ -235,7 +234,7 @@ class Leg:
 
     def rate(self, sample: int) -> float:
         """A short rise, then half a cosine."""
-        step, steps = (sample - self.span[0]) // self.batch, (self.span[1] - self.span[0]) // self.batch
+        step, steps = (sample - self.span[0]) // BATCH, (self.span[1] - self.span[0]) // BATCH
         return learning_rate(step, steps, self.peak, RISE, FLOOR)
 
 
@@ -254,13 +253,13 @@ def run_leg(stage: Stage, store: ClipStore, output: Path, leg: Leg, box: Outbox 
     critic = torch.optim.AdamW(judges, lr=CRITIC, betas=(0.0, 0.99), weight_decay=0.0) if judges else None
     average = Ema(params, 0.999)
     kept = Kept(stage, optimizer, critic, average)
-    step, last = kept.resume(leg.state(output)) or leg.span[0] // leg.batch, leg.span[1] // leg.batch
+    step, last = kept.resume(leg.state(output)) or leg.span[0] // BATCH, leg.span[1] // BATCH
     rank, workers = dist.get_rank(), dist.get_world_size()
     seen: dict[str, float] = {}
     began, first, saved = time.monotonic(), step, time.monotonic()
     while step < last:
-        optimizer.param_groups[0]["lr"] = leg.rate(step * leg.batch)
-        batch = store.pairs(global_batch(leg.seed, step, leg.batch, len(store))[rank::workers], leg.seed, MIN_GAP)
+        optimizer.param_groups[0]["lr"] = leg.rate(step * BATCH)
+        batch = store.pairs(global_batch(leg.seed, step, BATCH, len(store))[rank::workers], leg.seed, MIN_GAP)
         losses = stage.losses(batch, Draw(leg.seed, batch.ids))
         descend(optimizer, losses["loss"], params, workers)
         if critic and (judged := stage.discriminator_losses()):
@@ -275,11 +274,9 @@ def run_leg(stage: Stage, store: ClipStore, output: Path, leg: Leg, box: Outbox 
         now = time.monotonic()
         if step % 100 == 0:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in seen.items())
-            box.metrics(step * leg.batch, seen)
+            box.metrics(step * BATCH, seen)
             left = (now - began) / (step - first) * (last - step)
-            print(
-                f"{leg.name}: sample {step * leg.batch} of {leg.span[1]}  ETA {left / 60:.0f} min  {shown}", flush=True
-            )
+            print(f"{leg.name}: sample {step * BATCH} of {leg.span[1]}  ETA {left / 60:.0f} min  {shown}", flush=True)
         if now - saved > SAVE_S or step == last:
             saved = now
             kept.save(leg.state(output), step)

@@ -64,9 +64,7 @@ class StageConfig(Strict):
     decoded: float = 0.0  # motion stage: weight of the error of decoded predictions; the "conv" codec's decoder learns
     face: float = 0.0  # of those errors, the ones inside the face's box count 1 + face times
     face_features: float = 0.0  # beside those errors, weight of the GAN head's perceptual terms for decoded faces
-    decoded_motion: float = (
-        0.0  # beside those errors, weight of how far decoded faces are from the true motion code
-    )
+    decoded_motion: float = 0.0  # beside those errors, weight of how far decoded faces are from the true code
     decoded_adversarial: float = 0.0  # weight of a discriminator of decoded predictions, with its features matched
     encoder: Literal["trained", "frozen"] = "trained"  # frozen: f_mot stays, without a GAN head ("w/o e2e")
     warmup_samples: int = 0  # motion stage: samples for which the GAN head trains the encoder alone

@@ -141,7 +141,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 
 def test_the_rate_rises_and_falls_where_it_should() -> None:
-    falling = bundled.Leg("joint", (1000, 141_000), 8, 1e-3, 0)
+    falling = bundled.Leg("joint", (1000, 141_000), 1e-3, 0)
     rates = [falling.rate(sample) for sample in (1000, 2600, 71_000, 141_000)]
     assert rates[0] < rates[1] <= 1e-3
     assert rates[1] > rates[2] > rates[3] > 0

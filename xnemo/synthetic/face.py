@@ -12,6 +12,10 @@ from xnemo.synthetic.geometry import Pose
 from xnemo.synthetic.identity import Traits
 from xnemo.synthetic.paint import Canvas, band, cover, rgb, spot, step
 
+EYE_Y, EYE_HALF = 0.015, 0.130  # of the corners; from an eye's middle to them
+IRIS_Y, GAZE_X, GAZE_Y = 0.008, 0.056, 0.036  # above the corners; how far a gaze of 1 moves it
+BROW_OUT, BROW_HALF = 0.010, 0.150  # of a brow's middle, outwards from the eye's; from it to the ends
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -40,8 +44,8 @@ def eyes(skin: Surface, who: Traits, pose: Pose) -> Eyes:
     """Lay out the eyes: lids follow blink, brow (a raised brow opens the eye a little) and cheek (squints)."""
     right = skin.x > 0
     blink, brow = (torch.where(right, pair[1], pair[0]) for pair in (pose.blink, pose.brow))
-    out, y = skin.x.abs() - who.eye_spacing, skin.y - 0.015
-    across = out / (0.130 * who.eye_size)
+    out, y = skin.x.abs() - who.eye_spacing, skin.y - EYE_Y
+    across = out / (EYE_HALF * who.eye_size)
     arch = (1 - across * across).clamp_min(0) * (1 + 0.22 * across) * who.eye_size
     open_lid = arch * (-0.085 * (1 + 0.14 * brow))
     lower = arch * (0.058 * (1 - 0.75 * pose.cheek))
@@ -65,8 +69,8 @@ def paint_eyes(canvas: Canvas, skin: Surface, eye: Eyes, who: Traits, pose: Pose
     shade = (0.97 - 0.30 * step(eye.y - eye.upper, 0.050, 0.0) - 0.12 * eye.across.square()).clamp_(0.4, 1)
     canvas.over(rgb((0.98, 0.97, 0.96), shade) * shade[:, None], ball)
     size = 0.069 * who.eye_size.sqrt()
-    dx = eye.out - 0.056 * pose.gaze_x * eye.side
-    dy = eye.y - 0.036 * pose.gaze_y + 0.008
+    dx = eye.out - GAZE_X * pose.gaze_x * eye.side
+    dy = eye.y - GAZE_Y * pose.gaze_y + IRIS_Y
     distance = (dx * dx + dy * dy).sqrt_()
     pixel = 0.5 * (skin.pixel_x + skin.pixel_y)
     inner = step(distance, 0.55 * size, 0.95 * size)
@@ -83,7 +87,7 @@ def paint_eyes(canvas: Canvas, skin: Surface, eye: Eyes, who: Traits, pose: Pose
 
 def paint_brows(canvas: Canvas, skin: Surface, who: Traits, pose: Pose) -> None:
     """Brows: raised as a whole, lowered at the inner end."""
-    across = (skin.x.abs() - who.eye_spacing - 0.010) / 0.150
+    across = (skin.x.abs() - who.eye_spacing - BROW_OUT) / BROW_HALF
     middle = brow_line(across, torch.where(skin.x > 0, pose.brow[1], pose.brow[0]), who)
     half = who.brow_thickness * (1 - 0.45 * across.clamp(-1, 1)) * (1 - across.square().square()).clamp_min(0).sqrt_()
     distance = (skin.y - middle).abs_() - half + 0.5 * (across.abs() - 1).clamp_min(0)

@@ -70,14 +70,14 @@ def landmarks(who: Traits, how: Pose) -> tuple[Tensor, Tensor]:
     x, y = [], []
     brow, eye = torch.tensor([-0.8, 0.0, 0.8]), torch.tensor([-1.0, 0.0, 1.0])
     for side in (-1, 1):
-        x.append(side * (who.eye_spacing + 0.010 + 0.150 * brow))
+        x.append(side * (who.eye_spacing + face.BROW_OUT + face.BROW_HALF * brow))
         y.append(face.brow_line(brow, how.brow[side > 0], who))
-        out = 0.130 * who.eye_size * eye
+        out = face.EYE_HALF * who.eye_size * eye
         lids = face.eyes(_skin(side * (who.eye_spacing + out)), who, how)
         x += [side * (who.eye_spacing + out)] * 2
-        y += [0.015 + lids.upper, 0.015 + lids.lower]
-        x.append(side * who.eye_spacing + 0.056 * how.gaze_x)
-        y.append(0.007 + 0.036 * how.gaze_y + 0 * who.eye_spacing)
+        y += [face.EYE_Y + lids.upper, face.EYE_Y + lids.lower]
+        x.append(side * who.eye_spacing + face.GAZE_X * how.gaze_x)
+        y.append(face.EYE_Y - face.IRIS_Y + face.GAZE_Y * how.gaze_y + 0 * who.eye_spacing)
     across = face.mouth_half(who, how) * torch.tensor([-1.0, -0.6, 0.0, 0.6, 1.0])
     lips = face.mouth(_skin(across), who, how)
     x += [across] * 4
