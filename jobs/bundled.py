@@ -7,10 +7,11 @@
 
 The encoder's face trunk starts as a landmark network, as the released one does: of drawn heads. Two legs of the motion
 stage follow, in which it rests: a GAN head would teach a trunk this small skin and hair, at the cost of blinks and
-mouths (docs/small-recipe.md). In the first leg denoiser, reference net and decoder learn to draw from its codes; in the
-second a discriminator asks for sharp pictures. States are kept beside the output; the same command continues from them,
-and what it does next depends on the seed and the samples seen alone. With `--start xnemo/bundled --seed 1` the first
-leg goes on from that model, on other pairs.
+mouths (docs/small-recipe.md). In the first leg denoiser, reference net and decoder learn to draw from its codes, and to
+draw what it reads the same codes from; in the second a discriminator asks for sharp pictures. States are kept beside the
+output; the same command continues from them, and what it does next depends on the seed and the samples seen alone. With
+`--start xnemo/bundled --seed 1` the first leg goes on from that model, on other pairs; with `--renew` too, its trunk is
+taught anew before.
 """
 
 import argparse
@@ -53,7 +54,7 @@ from xnemo_platform.tracking import Drain, Outbox, Tracker, mlflow_client, run_i
 BATCH, PEAK, FLOOR, RISE = 8, 1.5e-3, 0.03, 40
 JOINT, SAMPLES = 52_000, 57_000  # pairs after the first leg, and the second
 CRITIC = 5e-4  # the discriminator's rate
-SHARE = 0.6  # of the way from the first leg's weights to the second's: none is soft, all of it draws streaks over eyes
+SHARE = 0.8  # of the way from the first leg's weights to the second's: none is soft, all of it draws light edges
 FINISHING = 3e-4  # the second's rate: it must not lose what the first has found
 MIN_GAP = 12  # frames between reference and target: close ones share their motion, and copying would do
 CODEC_IMAGES, CODEC_STEPS, TURN_HEADS = 8192, 600, 3000
@@ -67,7 +68,8 @@ DENOISER = StageConfig(
     timestep_shift=12.0,  # a few steps from the noisiest on are all that sampling takes
     decoded=2.0,
     face=4.0,  # eyes and mouths are few pixels
-    face_features=1.0,  # a mouth that may be here or there is skin to an absolute error, and not to features
+    face_features=8.0,  # a mouth that may be here or there is skin to an absolute error, and not to features
+    decoded_motion=0.3,  # nor to the landmark network; with these weights each pulls at a picture about as it does
     masking=0.0,
     reference_drop=0.03,  # such samples run apart from the others, which costs as much as five of those
     noise_offset=0.0,
@@ -80,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--dataset", required=True)
     options.add_argument("--output", required=True, type=Path)
     options.add_argument("--start", type=Path, help="a trained model to go on from; its face trunk stays")
+    options.add_argument("--renew", action="store_true", help="with --start: but the face trunk is taught anew")
     options.add_argument(
         "--seed", type=int, default=0, help="of everything random; another one to go on with new pairs"
     )
@@ -110,18 +113,18 @@ def work(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     dataset, output = Path(arguments.dataset).resolve(), arguments.output
     store = ClipStore(str(dataset), "train", FRAME, 4 * 10**9, 2, view=VIEW)
     if rank:
-        train(store, output, None, arguments.seed, arguments.start)
+        train(store, output, None, arguments.seed, arguments.start, arguments.renew)
         return
     recipe = {
         "joint": DENOISER.model_dump(), "finish": FINISH.model_dump(),
-        "seed": arguments.seed, "start": str(arguments.start),
+        "seed": arguments.seed, "start": str(arguments.start), "renew": arguments.renew,
         "batch": BATCH, "lr": PEAK, "finishing_lr": FINISHING, "ends": [JOINT, SAMPLES],
         "landmark_heads": HEADS, "landmark_lessons": LESSONS,
     }  # fmt: skip
     tags = {"dataset": json.loads((dataset / "summary.json").read_text())["manifest_sha256"]}
     folder = record_folder(output)
     with Drain(folder, output.name, tracker(), flatten(recipe), tags), Outbox(folder) as box:
-        train(store, output, box, arguments.seed, arguments.start)
+        train(store, output, box, arguments.seed, arguments.start, arguments.renew)
 
 
 def history(folder: Path, tracker: Tracker, path: Path) -> None:
@@ -181,10 +184,13 @@ def learn_landmarks(model: XNeMo, seed: int) -> None:
             print(f"landmarks: step {step + 1} of {steps}  {left:.3f} of their movement not read", flush=True)
 
 
-def train(store: ClipStore, output: Path, box: Outbox | None, seed: int = 0, start: Path | None = None) -> None:
+def train(
+    store: ClipStore, output: Path, box: Outbox | None, seed: int = 0, start: Path | None = None, renew: bool = False
+) -> None:
     """All of it. What is finished, landmarks and first leg, is a file of weights beside the output."""
     known, drawn = (output.with_name(f"{output.name}.{leg}.pt") for leg in ("landmarks", "joint"))
-    if start is None and not known.exists():
+    taught = start is None or renew
+    if taught and not known.exists():
         model = fresh_model(seed)
         learn_landmarks(model, seed)
         if box is not None:
@@ -192,13 +198,13 @@ def train(store: ClipStore, output: Path, box: Outbox | None, seed: int = 0, sta
         dist.barrier()
     if not drawn.exists():
         first = Leg("joint", (0, JOINT), PEAK, seed)
-        if start is not None:
-            model = weights.load(start).float()
-        else:
-            model = fresh_model(seed)
+        model = fresh_model(seed) if start is None else weights.load(start).float()
+        if taught:
             model.motion_encoder.model.load_state_dict(torch.load(known, weights_only=True))
-            if not first.state(output).exists():
+        if not first.state(output).exists():
+            if start is None:
                 fit_codec(model, store, seed)
+            if taught:
                 gone = fit_turn(model.motion_encoder, model.config.motion_encoder.image_size, TURN_HEADS)
                 print(f"turn: {gone:.0%} of the features' movement", flush=True)
         run_leg(build(model, DENOISER, seed), store, output, first, box, drawn)

@@ -54,7 +54,7 @@ class DemoConfig(Config):
     request_seconds: float = 2.4
     """Length of the driving clip that is sent to the service."""
     extend_seconds: float = 4.0
-    evaluate_clips: int = 8
+    evaluate_clips: int = 16
     port: int = 8000
 
 

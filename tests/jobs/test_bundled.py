@@ -98,6 +98,11 @@ def test_training_goes_on_from_a_trained_model_and_leaves_its_encoder(dataset: s
     assert {"denoiser", "reference_net", "codec"} <= changed
     kept = [name for name in first if name.startswith(("motion_encoder.model.", "codec.basis"))]
     assert all(torch.equal(first[name], second[name]) for name in kept)
+    bundled.train(store, tmp_path / "third", box, seed=1, start=tmp_path / "first", renew=True)
+    third = weights.load(tmp_path / "third").state_dict()
+    taught = {name for name in kept if not torch.equal(first[name], third[name])}
+    assert {"motion_encoder.model.fc.weight", "motion_encoder.model.stem.0.weight"} <= taught
+    assert not any(name.startswith("codec") for name in taught)
 
 
 def one_of_two(rank: int, group: str, dataset: str, output: Path) -> None:  # noqa: F811

@@ -116,6 +116,8 @@ def config_of(stage: str, dataset: str, folder: Path, *overrides: str) -> TrainC
     ]
     if stage == "appearance":
         quick += ["start=null", f"model={json.dumps(TINY)}"]
+    if stage == "motion":  # as a model learns that begins from nothing
+        quick += ["recipe.encoder=trained", "recipe.gan.weight=0.1", "recipe.decoded_adversarial=0"]
     given = [f"dataset={dataset}", f"output={folder}", *quick, *overrides]
     return load_config(TrainConfig, CONFIGS / f"train-small-{stage}.yaml", given)
 
