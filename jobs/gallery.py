@@ -33,7 +33,7 @@ from xnemo.tokens.weights import load_generator, load_tokenizer
 Array = NDArray[np.uint8]
 SIDE = 144
 PORTRAITS = [UNSEEN + seed for seed in (7, 103, 111, 118)]
-DRIVERS = [UNSEEN + seed for seed in (8, 205, 213)]
+DRIVERS = [UNSEEN + seed for seed in (293, 236, 309)]  # whose heads stay in the picture
 
 
 def main(argv: Sequence[str]) -> int:

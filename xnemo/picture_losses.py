@@ -81,11 +81,11 @@ def motion_error(stage: Stage, real: Tensor, fake: Tensor, boxes: Tensor) -> Ten
 
     A mouth is a handful of pixels and a good part of the code: what reads it tells the denoiser to draw it.
     """
-    encoder, size = stage.model.motion_encoder, stage.model.config.motion_encoder.image_size
+    trunk, size = stage.model.motion_encoder.model, stage.model.config.motion_encoder.image_size
     with torch.no_grad():
-        wanted = encoder.model(faces(real, boxes, size))
-    with without_gradients(encoder):
-        return (encoder.model(faces(fake, boxes, size)) - wanted).abs().mean()
+        wanted = trunk(faces(real, boxes, size))
+    with without_gradients(trunk):
+        return (trunk(faces(fake, boxes, size)) - wanted).abs().mean()
 
 
 def inside(boxes: Tensor, pictures: Tensor) -> Tensor:

@@ -41,11 +41,10 @@ def test_what_was_done_before_the_kill_is_not_done_again(demo):
 
 def test_the_result_moves_like_the_driver(demo):
     summary = json.loads((demo[0] / "demo/report/artifacts/summary.json").read_text())
-    for name in ("x", "y", "scale", "roll"):
+    for name in ("x", "y", "scale", "roll", "yaw", "pitch", "jaw"):
         figures = summary[name]
         assert figures["r_low"] > 0, f"{name} {figures}"
         assert figures["r"] > 0.3, f"{name} {figures}"
-    assert {"yaw", "pitch", "jaw"} <= set(summary), "reported as they are: docs/bundled.md says how far they got"
 
 
 def test_the_videos_hold_what_their_names_say(demo):
