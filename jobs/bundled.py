@@ -8,10 +8,11 @@
 The encoder's face trunk starts as a landmark network, as the released one does: of drawn heads. Two legs of the motion
 stage follow, in which it rests: a GAN head would teach a trunk this small skin and hair, at the cost of blinks and
 mouths (docs/small-recipe.md). In the first leg denoiser, reference net and decoder learn to draw from its codes, and to
-draw what it reads the same codes from; in the second a discriminator asks for sharp pictures. States are kept beside the
-output; the same command continues from them, and what it does next depends on the seed and the samples seen alone. With
-`--start xnemo/bundled --seed 1` the first leg goes on from that model, on other pairs; with `--renew` too, its trunk is
-taught anew before.
+draw what it reads the same codes from; in the second a discriminator asks for sharp pictures. States are kept beside
+the output; the same command continues from them, and what it does next depends on the seed and the samples seen alone.
+
+With `--start xnemo/bundled --seed 1` the first leg goes on from that model, on other pairs; with `--renew` too, its
+trunk is taught anew before.
 """
 
 import argparse
