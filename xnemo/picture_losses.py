@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from xnemo.crops import faces
 from xnemo.errors import XNeMoError
 
 if TYPE_CHECKING:
-    from xnemo.stages import Stage
+    from xnemo.stages import GanLossConfig, Stage
 
 
 def gan_losses(stage: Stage, batch: PairBatch, f_mot: Tensor) -> dict[str, Tensor]:
@@ -32,8 +33,12 @@ def gan_losses(stage: Stage, batch: PairBatch, f_mot: Tensor) -> dict[str, Tenso
     terms = {"reconstruction": (fake - real).abs().mean(), **perceptual(stage, real, fake)}
     if stage.discriminator is not None:
         terms |= judged(stage, real, fake)
-    total = sum((getattr(config, name) * value for name, value in terms.items()), real.new_zeros(()))
-    return {"gan": total, **terms}
+    return {"gan": weighted(config, terms), **terms}
+
+
+def weighted(config: GanLossConfig, terms: dict[str, Tensor]) -> Tensor:
+    """The sum of eq. 7's terms, each by its weight."""
+    return reduce(torch.add, (getattr(config, name) * value for name, value in terms.items()))
 
 
 def perceptual(stage: Stage, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -65,8 +70,8 @@ def decoded_losses(stage: Stage, batch: PairBatch, guessed: Tensor, clean: Tenso
     if stage.config.face_features > 0:
         size = stage.model.config.gan.image_size
         real, fake = (faces(each, boxes, size) for each in (pictures, drawn))
-        terms = {name: getattr(gan, name) * value for name, value in perceptual(stage, real, fake).items()}
-        result["decoded"] = result["decoded"] + stage.config.face_features * torch.stack([*terms.values()]).sum()
+        seen = weighted(gan, perceptual(stage, real, fake))
+        result["decoded"] = result["decoded"] + stage.config.face_features * seen
     if stage.config.decoded_motion > 0:
         result["motion"] = motion_error(stage, pictures, drawn, boxes)
         result["decoded"] = result["decoded"] + stage.config.decoded_motion * result["motion"]

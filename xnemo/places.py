@@ -24,13 +24,18 @@ def _bands(cells: int, count: int) -> Tensor:
     return torch.exp(torch.linspace(math.log(math.pi / 4), math.log(math.pi * cells / 3), count))
 
 
+def _waves(x: Tensor, y: Tensor) -> Tensor:
+    """Phases [..., bands] along x and y -> [..., 4 bands]."""
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=-1)
+
+
 @lru_cache(maxsize=64)
 def place_table(height: int, width: int, channels: int) -> Tensor:
     """[H W, C]: waves along x and y, from a quarter period over the picture to a third of a period per cell."""
     omega = _bands(height, channels // 4)
     y, x = torch.meshgrid(_line(height), _line(width), indexing="ij")
     y, x = y.flatten()[:, None] * omega, x.flatten()[:, None] * omega
-    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
+    return _waves(x, y)
 
 
 def head_places(place: Tensor | None, height: int, width: int, channels: int) -> Tensor:
@@ -52,6 +57,5 @@ def head_places(place: Tensor | None, height: int, width: int, channels: int) ->
     at = torch.stack([x, y, torch.full_like(x, HEAD)], dim=2)
     near = torch.exp(-(at[..., :2] / HEAD).square().sum(dim=2, keepdim=True) / REACH)
     turned = at[..., :2] + near * (at @ place[:, 3:].unflatten(1, (3, 2)))
-    x, y = (turned[..., i, None] * omega for i in range(2))
-    face = torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=2)
+    face = _waves(*(turned[..., i, None] * omega for i in range(2)))
     return torch.cat([torch.cat([free, own], dim=1).to(place).expand(len(face), -1, -1), face], dim=2)

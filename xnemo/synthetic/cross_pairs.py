@@ -24,7 +24,7 @@ from xnemo.schedule import Schedule
 from xnemo.synthetic.geometry import HEAD_Y, MOTION
 from xnemo.synthetic.identity import random_identities
 from xnemo.synthetic.measure import measure
-from xnemo.synthetic.motion import random_motion
+from xnemo.synthetic.motion import random_motions
 from xnemo.synthetic.render import face_boxes, render
 
 if TYPE_CHECKING:
@@ -67,10 +67,7 @@ def draw_pairs(first: int, count: int, image_size: int, face_size: int, seed: in
     ids = torch.arange(first, first + count)
     base = FIRST_SEED + 300_000 * seed
     people = [random_identities((base + 3 * ids + k).tolist()) for k in range(3)]
-    rows = [[random_motion(int(base + 3 * i + k), 1) for i in ids] for k in range(2)]
-    (motion_a, place_a), (motion_b, place_b) = (
-        (torch.cat([m for m, _ in row]), torch.cat([p for _, p in row])) for row in rows
-    )
+    (motion_a, place_a), (motion_b, place_b) = (random_motions((base + 3 * ids + k).tolist()) for k in range(2))
     place_a = PORTRAIT_ROAMS * place_a  # so that the square around it stays in the picture
     place_t, middle = place_a + TARGET_ROAMS * place_b, torch.zeros_like(place_a)
     portrait, truth = render(people[0], motion_a, place_a, SIDE), render(people[0], motion_b, place_t, SIDE)
