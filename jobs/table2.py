@@ -1,10 +1,15 @@
 """Train the paper's ablations on one budget each, then hold them against the whole method (paper, Table 2, appendix B).
 
     python -m jobs.table2 --dataset shards/ --output table2/
-    python -m jobs.table2 --dataset shards/ --output table2/ --seeds 1 --only full --only "w/o RFM" loop.steps=2000
+    python -m jobs.table2 --dataset shards/ --output table2/ --seed 0 --only full --only "w/o RFM" loop.steps=2000
 
-Every variant is trained with every seed by `xnemo train motion`, from nothing; runs that are done are kept, a stopped
-one goes on, so the command can be given in pieces. The last step is `xnemo evaluate --protocol ablation`.
+As in the paper what draws is there before: every variant begins with the codec, reference net and denoiser of one
+trained model (--backbone), and with a motion encoder and motion modules that have learnt nothing. `xnemo train motion`
+trains every variant with every seed; runs that are done are kept, a stopped one goes on, so the command can be given in
+pieces. The last step is `xnemo evaluate --protocol ablation`.
+
+The budget is one number of pairs that encoder and denoiser learn from. Where there is a GAN head, it has the encoder to
+itself for the recipe's warm-up before; without end-to-end training it alone has taught the encoder from as many.
 """
 
 import argparse
@@ -12,18 +17,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs import evaluate
 from jobs.cli import parser, run, with_overrides
-from xnemo.config import ModelConfig
 from xnemo_platform.errors import PlatformError
 
+if TYPE_CHECKING:
+    from xnemo.config import ModelConfig
+    from xnemo.model import XNeMo
+
 NEVER = 10**9  # samples: a warm-up that lasts the whole run
+ALONE = "w/o e2e"  # its encoder is trained in a run of its own, before
 VARIANTS: dict[str, tuple[str, ...]] = {  # what differs from the whole method, as words of `xnemo train`
     "full": (),
     "w/o GAN head": ("recipe.gan.weight=0", "recipe.warmup_samples=0"),
-    "w/o e2e": ("recipe.encoder=frozen", "recipe.gan.weight=0", "recipe.warmup_samples=0"),
+    ALONE: ("recipe.encoder=frozen", "recipe.gan.weight=0", "recipe.warmup_samples=0"),
     "w/o RFM": ("recipe.masking=0",),
     "w/o augmentation": ("recipe.augment.enabled=false",),
     "w/o cross-attention": (),
@@ -33,63 +42,85 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what differs from the whole method, 
     "f_mot 512": (),
 }
 SHAPES: dict[str, dict[str, Any]] = {  # and what differs in the networks themselves
-    "w/o cross-attention": {"motion_input": "map", "unet": {"token_places": "picture"}},
+    "w/o cross-attention": {"motion_input": "map"},
     "f_mot 32": {"motion_encoder": {"f_mot": 32}},
     "f_mot 512": {"motion_encoder": {"f_mot": 512}},
 }
-CONFIG = Path(__file__).parent / "configs" / "tiny" / "motion.yaml"
+LEARNT = ("motion_encoder.", "denoiser.motion_map.", ".motion_modules.")  # what no variant is given
+CONFIG = Path(__file__).parent / "configs" / "table2.yaml"
 
 
 def main(argv: Sequence[str]) -> int:
     options = parser("table2", __doc__ or "", "")
     options.add_argument("--dataset", required=True, help="shards with room around the head (clips.square=2.8)")
     options.add_argument("--output", required=True, type=Path, help="folder of all runs and of the table")
-    options.add_argument("--config", default=str(CONFIG), help="YAML file of the whole method (the tiny preset)")
-    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--config", default=str(CONFIG), help="YAML file of the whole method")
+    options.add_argument("--backbone", default="bundled", help="model that gives codec, reference net, denoiser")
+    options.add_argument("--seed", action="append", type=int, help="once for each (0, 1 and 2)")
     options.add_argument("--only", action="append", choices=list(VARIANTS), help="once for each; full comes first")
-    options.add_argument("--pairs", type=int, default=512)
+    options.add_argument("--pairs", type=int, default=512, help="drawn pairs of the comparison")
+    options.add_argument("--clips", type=int, default=12, help="drawn clips of the comparison, for EMO-SIM*")
     arguments = with_overrides(options, argv)
-    arguments.only = arguments.only or list(VARIANTS)
+    arguments.only, arguments.seed = arguments.only or list(VARIANTS), arguments.seed or [0, 1, 2]
     if arguments.only[0] != "full":
         raise PlatformError("--only begins with full: the others are held against it.")
     models = []
-    for seed in range(arguments.seeds):
-        start = ""  # the fresh model with its fitted codec, which all variants of that shape and seed begin from
+    for seed in arguments.seed:
         for name in arguments.only:
-            trained = variant(arguments, name, seed, start)
-            start = start or str(trained.parent / "start")
-            models += ["--model", f"{name}={trained}"]
-    table = ["--protocol", "ablation", "--output", str(arguments.output / "table"), f"pairs={arguments.pairs}"]
-    return evaluate.main([*table, "clips=0", *models])
+            models += ["--model", f"{name}={variant(arguments, name, seed)}"]
+    table = ["--protocol", "ablation", "--output", str(arguments.output / "table"), "controls=false"]
+    return evaluate.main([*table, f"pairs={arguments.pairs}", f"clips={arguments.clips}", *models])
 
 
-def variant(arguments: argparse.Namespace, name: str, seed: int, start: str) -> Path:
+def variant(arguments: argparse.Namespace, name: str, seed: int) -> Path:
     """The trained model of one variant and seed; trains what is missing of it."""
     from pipelines.train_config import TrainConfig
     from xnemo_platform.config import load_config
 
     folder = arguments.output / "runs" / f"{name.replace('/', '').replace(' ', '-')}-{seed}"
-    same_shape = start and name not in SHAPES
-    begin = [f"start={start}", "model=null"] if same_shape else [f"model={shape(name)}", "start=null"]
-    words = [*arguments.overrides, *begin, f"loop.seed={seed}"]
-    if name != "w/o e2e":
-        return train(arguments, folder, [*words, *VARIANTS[name]])
-    # the GAN head alone for as long as in the others, then the rest with the encoder as it is
+    begin = start(arguments, name, seed)
+    words = [*arguments.overrides, f"start={json.dumps(str(begin))}", f"loop.seed={seed}"]
     whole = load_config(TrainConfig, arguments.config, [*words, "stage=motion", "dataset=data", "output=run"])
-    first = whole.recipe.warmup_samples // whole.loop.batch
-    alone = train(
-        arguments, Path(f"{folder}-encoder"), [*words, f"loop.steps={first}", f"recipe.warmup_samples={NEVER}"]
-    )
-    rest = [f"start={alone}", "model=null", f"loop.seed={seed}", f"loop.steps={whole.loop.steps - first}"]
-    return train(arguments, folder, [*arguments.overrides, *rest, *VARIANTS[name]])
+    warm = whole.recipe.warmup_samples // whole.loop.batch
+    if name == ALONE:
+        alone = train(arguments, Path(f"{folder}-encoder"), [*words, f"recipe.warmup_samples={NEVER}"])
+        words[-2] = f"start={json.dumps(str(alone))}"
+    if "recipe.warmup_samples=0" in VARIANTS[name]:
+        words.append(f"loop.steps={whole.loop.steps - warm}")
+    return train(arguments, folder, [*words, *VARIANTS[name]])
 
 
-def shape(name: str) -> str:
-    """The small shape with the variant's changes, as JSON."""
-    whole = ModelConfig.small().model_dump(mode="json")
-    for key, value in SHAPES.get(name, {}).items():
+def start(arguments: argparse.Namespace, name: str, seed: int) -> Path:
+    """The folder of the model that a variant begins with: made once for each shape and seed."""
+    from pipelines.models import locate
+    from xnemo import weights
+
+    kind = name.replace("/", "").replace(" ", "-") if name in SHAPES else "start"
+    folder: Path = (arguments.output / "starts" / f"{kind}-{seed}").resolve()
+    if not (folder / weights.DIGESTS).exists():
+        weights.save(untaught(weights.load(locate(arguments.backbone)), SHAPES.get(name, {}), seed), folder)
+    return folder
+
+
+def untaught(trained: "XNeMo", changes: dict[str, Any], seed: int) -> "XNeMo":
+    """A model in fp32 that draws as the trained one does, and whose motion encoder and motion modules are fresh."""
+    from xnemo.model import seeded
+
+    model = seeded(changed(trained.config, changes), seed)
+    given = trained.state_dict()
+    own = model.state_dict()
+    for name, value in own.items():
+        if not any(part in name for part in LEARNT):
+            value.copy_(given[name])
+    return model
+
+
+def changed(config: "ModelConfig", changes: dict[str, Any]) -> "ModelConfig":
+    """The configuration with other values, those of its parts one by one."""
+    whole = config.model_dump(mode="json")
+    for key, value in changes.items():
         whole[key] = whole[key] | value if isinstance(value, dict) else value
-    return json.dumps(whole)
+    return type(config).model_validate(whole)
 
 
 def train(arguments: argparse.Namespace, folder: Path, words: list[str]) -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines import report
 from pipelines.evaluation import ablation, drawn, drawn_figures, pairs, tables, transfer, video_report, videos
@@ -49,6 +49,8 @@ class EvaluateConfig(Config):
     """synthetic: drawn driving clips."""
     pairs: int = Field(default=16, ge=0)
     """synthetic: drawn still pairs for transfer and leakage; the recipe asks for 512. 0: none."""
+    controls: bool = True
+    """ablation: each model's whole report with its controls too, at five times the cost; false compares models only."""
     people: int = Field(default=1536, ge=128)
     """synthetic: drawn people whose pictures the probes on f_mot read."""
     frames: int = Field(default=40, ge=8)
@@ -65,6 +67,12 @@ class EvaluateConfig(Config):
     workers: int = Field(default=2, ge=1)
     experiment: str = "evaluate"
     """MLflow experiment."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.controls and self.protocol != "ablation":
+            raise ValueError("controls=false is for protocol ablation alone: other figures mean little without them")
+        return self
 
 
 def evaluate(config: EvaluateConfig, model_folder: Path | None) -> dict[str, Any]:

@@ -137,8 +137,6 @@ class ModelConfig(Strict):
     def _consistent(self) -> Self:
         if self.codec.channels != self.unet.in_channels:
             raise ValueError("unet.in_channels must equal codec.channels")
-        if self.unet.token_places == "head" and self.motion_input == "map":
-            raise ValueError('unet.token_places "head" needs motion tokens: set motion_input to "attention"')
         if self.unet.token_places == "head" and self.motion_token_dim < 9:
             raise ValueError(
                 'motion_token_dim must be at least 9 for unet.token_places "head": a token carries the place'

@@ -7,7 +7,10 @@ that draws the pairs anew for all models alike, and of each variant its seeds.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,7 +58,7 @@ def models(text: str) -> list[tuple[str, str]]:
 
 
 def run_all(config: Any, evaluate: Callable[[Any, Path], dict[str, Any]]) -> list[Run]:
-    """Evaluate every model, each in its own folder."""
+    """Evaluate every model, each in its own folder; without controls `report` measures what it compares."""
     if not config.data and config.pairs < transfer.FEWEST:
         raise PlatformError(f"pairs={config.pairs}: the ablation compares drawn pairs; give pairs=512, say.")
     found = [(variant, told, locate(told)) for variant, told in models(config.model)]
@@ -65,9 +68,10 @@ def run_all(config: Any, evaluate: Callable[[Any, Path], dict[str, Any]]) -> lis
         folder = Path(config.output) / f"{variant.replace('/', '').replace(' ', '-')}-{number}"
         own = {"protocol": "cross" if config.data else "synthetic", "model": told, "output": str(folder)}
         runs.append(Run(variant, model, config.model_copy(update=own)))
-    for run in runs:
-        print(f"model {run.variant}: {run.config.model}", flush=True)
-        evaluate(run.config, run.model)
+    if config.controls or config.data:
+        for run in runs:
+            print(f"model {run.variant}: {run.config.model}", flush=True)
+            evaluate(run.config, run.model)
     return runs
 
 
@@ -93,7 +97,8 @@ def report(config: Any, runs: Sequence[Run]) -> tuple[dict[str, Any], dict[str, 
         for name, each in figures.items()
     }
     told = {name: {kind: asdict(value) for kind, value in each.items()} for name, each in differences.items()}
-    rows.publish(folder, summary={"pairs": pairs, "models": summary, "differences": told})
+    raw = None if config.data else _csv(runs)
+    rows.publish(folder, summary={"pairs": pairs, "models": summary, "differences": told}, csv=raw)
     return summary, {f"{_plain(name)}_{kind}": v.mean for name, each in figures.items() for kind, v in each.items()}
 
 
@@ -118,11 +123,30 @@ def _of_drawn(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int]:
     by_clip = resamples(len(usable), DRAWS, seed)
     every: list[Draws] = []
     for run, of_run in zip(runs, clips, strict=True):
-        made = transfer.pairs(run.config, run.model, fingerprint(run.config, run.model))
+        made = _made(run)
         felt = [(valence_arousal(of_run[i]["result"]), valence_arousal(of_run[i]["driver"])) for i in usable]
         found = drawn_figures.draws(made, by_pair) | {"emo_sim": emotion.pooled_draws(felt, by_clip)}
         every.append({kind: found[kind] for kind in DRAWN})
     return every, runs[0].config.pairs
+
+
+def _made(run: Run) -> dict[str, Any]:
+    """What is measured of the run's drawn pairs; it is on disk after the first time."""
+    return transfer.pairs(run.config, run.model, fingerprint(run.config, run.model))
+
+
+def _csv(runs: Sequence[Run]) -> str:
+    """The raw figures: a line for every variant, seed and pair."""
+    text, seeds = io.StringIO(), Counter[str]()
+    writer = csv.writer(text)
+    for run in runs:
+        columns = drawn_figures.pair_figures(_made(run), "model")
+        if not seeds:
+            writer.writerow(["variant", "seed", "pair", *columns])
+        for pair, values in enumerate(zip(*columns.values(), strict=True)):
+            writer.writerow([run.variant, seeds[run.variant], pair, *(f"{value:.4g}" for value in values)])
+        seeds[run.variant] += 1
+    return text.getvalue()
 
 
 def _of_videos(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int]:

@@ -72,8 +72,9 @@ def draws(made: Made, counts: np.ndarray) -> dict[str, np.ndarray]:
     other = np.roll(made["portrait/read"], 1, 0)  # another pair's portrait, read from its picture
     stranger = np.abs(other - made["portrait/identity"])[:, readable()].mean(1)
     found["nme_identity"] = (counts @ columns["nie"]) / np.maximum(counts @ stranger, 1e-9)
-    late = [i for i, t in enumerate(TIMES) if t >= 500]
-    found["gap_late"] = counts @ made["gap/motion"][:, late].mean(1) / total
+    if "gap/motion" in made:
+        late = [i for i, t in enumerate(TIMES) if t >= 500]
+        found["gap_late"] = counts @ made["gap/motion"][:, late].mean(1) / total
     return found
 
 

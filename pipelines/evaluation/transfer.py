@@ -32,7 +32,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the driver's code, on the way from th
 
 
 def pairs(config: Any, model_folder: Path, key: str) -> dict[str, Any]:
-    """Arrays over all pairs ("<method>/motion" [N, 16], "<method>/identity" [N, 28], …) and "probes".
+    """Arrays over all pairs ("<method>/motion" [N, 16], "<method>/identity" [N, 28], …) and "probe/…"; without controls
+    only what compares models: no shuffled motion, no untrained encoder, no loss gaps, no interpolation, no probes.
 
     Chunks on disk under the same key are not made again. Raises PlatformError if a chunk cannot be made.
     """
@@ -41,7 +42,8 @@ def pairs(config: Any, model_folder: Path, key: str) -> dict[str, Any]:
     output = Path(config.output) / "pairs"
     firsts = list(range(0, config.pairs - 1, CHUNK))  # no pair is left alone: its motion could not be shuffled
     ends = [*firsts[1:], config.pairs]
-    tasks = [(first, end - first) for first, end in zip(firsts, ends, strict=True)] + [(-1, config.people)]
+    tasks = [(first, end - first) for first, end in zip(firsts, ends, strict=True)]
+    tasks += [(-1, config.people)] * config.controls
     made: dict[int, dict[str, np.ndarray]] = {}
     for first, count in tasks:
         if (path := output / f"{key}-{first}-{count}.npz").exists():
@@ -62,7 +64,7 @@ def pairs(config: Any, model_folder: Path, key: str) -> dict[str, Any]:
     if wrong:
         raise PlatformError(f"drawn pairs could not be measured: {wrong[0]}")
     whole = {name: np.concatenate([made[first][name] for first in firsts if name in made[first]]) for name in made[0]}
-    return whole | {f"probe/{name}": value for name, value in made[-1].items()}
+    return whole | {f"probe/{name}": value for name, value in made.get(-1, {}).items()}
 
 
 class PairWorker:
@@ -95,10 +97,12 @@ class PairWorker:
         pictures = {
             "model": self.animate(given, code, given.f_rts),
             "copy-reference": given.reference,
-            "shuffled motion": self.animate(given, code[other], given.f_rts),
-            "untrained encoder": self.animate(given, drawn.code_of(self.fresh, given.faces), given.f_rts, self.fresh),
             "renderer oracle": given.truth,
         }
+        if self.config.controls:
+            strange = drawn.code_of(self.fresh, given.faces)
+            pictures["shuffled motion"] = self.animate(given, code[other], given.f_rts)
+            pictures["untrained encoder"] = self.animate(given, strange, given.f_rts, self.fresh)
         result = {
             "true/motion": given.target_motion.numpy(), "portrait/motion": given.portrait_motion.numpy(),
             "portrait/identity": visible(given.portrait_identity).numpy(),
@@ -114,8 +118,9 @@ class PairWorker:
             result[f"f_rts/{name}"] = drawn.f_rts_of(given, result[f"{name}/motion"])
             for measured in (distance.l1, distance.psnr, distance.ssim):
                 result[f"{name}/{measured.__name__}"] = measured(unit, truth).clamp(max=99.0).double().numpy()
-        result |= {f"gap/{name}": gap for name, gap in drawn.loss_gaps(self.model, given, TIMES).items()}
-        if first < LINES:
+        if self.config.controls:
+            result |= {f"gap/{name}": gap for name, gap in drawn.loss_gaps(self.model, given, TIMES).items()}
+        if self.config.controls and first < LINES:
             result["line/motion"] = self.line(given, code)
             result["f_rts/still"] = drawn.f_rts_of(given, result["line/motion"][:, -1])
         return result

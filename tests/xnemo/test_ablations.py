@@ -104,6 +104,18 @@ def test_a_fresh_map_changes_nothing_and_a_window_of_it_is_cut_like_tokens() -> 
     torch.testing.assert_close(denoiser.denoise(latents[:, :, ids], 9, window), fresh)
 
 
+def test_without_cross_attention_tokens_still_know_their_place_on_the_head() -> None:
+    small = ModelConfig.small()
+    shape = ModelConfig.model_validate(small.model_dump() | {"motion_input": "map"})
+    model = unlock(seeded(shape, 0))
+    latents, told = torch.ones(1, 12, 1, 16, 16), torch.zeros(1, 1, *shape.motion_shape)
+    there = told.clone()
+    there[..., -1, :3] = torch.tensor([0.3, 0.0, 1.0])  # f_rts of a head that moved down
+    bank = model.reference_net(torch.randn(1, 12, 16, 16), model.null_context(1), None)
+    first, second = (model.denoiser(latents, 500, model.null_context(1), each, bank) for each in (told, there))
+    assert (first - second).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("width", [16, 64])
 def test_the_width_of_the_code_is_a_key(width: int) -> None:
     model = seeded(changed(motion_encoder=SMOKE.motion_encoder.model_dump() | {"f_mot": width}), 0)

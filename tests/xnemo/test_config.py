@@ -23,7 +23,6 @@ def test_a_configuration_survives_json(config: ModelConfig) -> None:
         ({"unet": {"heads": 7}}, "320 must be even, a multiple of heads"),
         ({"unet": {"channels": [24], "attention": [True], "norm_groups": 8, "token_places": "picture"}}, "24 .* of 16"),
         ({"unet": {"token_places": "head"}, "motion_token_dim": 8}, "motion_token_dim must be at least 9"),
-        ({"unet": {"token_places": "head"}, "motion_input": "map"}, "needs motion tokens"),
         ({"gan": {"image_size": 225}}, "must give gan.image_size"),
         ({"unet": {"widths": [1]}}, "Extra inputs"),
     ],

@@ -120,3 +120,17 @@ def test_only_what_needs_a_gradient_goes_through_the_recorded_gate() -> None:
     layer, x = FeedForward(12), torch.randn(2, 5, 12)
     assert layer(x).requires_grad  # of the weights
     torch.testing.assert_close(layer(x), layer(x.requires_grad_()), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_compiler_is_given_the_plain_products() -> None:
+    """Its own ones are chosen when it compiles; of the products here it knows no gradient."""
+    torch.manual_seed(0)
+    layer, x = FeedForward(48), torch.randn(6, 80, 48, requires_grad=True)
+    assert x.numel() >= FEW
+    wanted = [x, *layer.parameters()]
+    compiled = torch.compile(layer, fullgraph=True)
+    ours = torch.autograd.grad(compiled(x).square().sum(), wanted)
+    plain = torch.autograd.grad(layer(x).square().sum(), wanted)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)

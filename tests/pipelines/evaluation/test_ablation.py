@@ -1,5 +1,6 @@
 """Ablations: from the rows of several models to Table 2, paired differences and a verdict on each claim."""
 
+import csv
 import json
 
 import numpy as np
@@ -70,8 +71,21 @@ def test_variants_of_several_seeds_are_held_against_the_paper(tmp_path, made, co
     told = json.loads((tmp_path / "out/artifacts/summary.json").read_text())
     low, high = (told["differences"]["noGAN"]["alpha"][end] for end in ("low", "high"))
     assert low < -0.45 < -0.35 < high, "the interval holds the spread of the seeds, not of the pairs alone"
+    with (tmp_path / "out/artifacts/pairs.csv").open() as file:
+        raw = list(csv.DictReader(file))
+    assert [(row["variant"], row["seed"], row["pair"]) for row in raw[::COUNT]] == [
+        ("full", "0", "0"), ("full", "1", "0"), ("noGAN", "0", "0"), ("noGAN", "1", "0"), ("noRFM", "0", "0"),
+    ]  # fmt: skip
+    errors = {name: np.mean([float(row["aed"]) for row in raw if row["variant"] == name]) for name in seen(raw)}
+    assert {name: round(float(error), 3) for name, error in errors.items()} == {
+        name: round(each["aed"], 3) for name, each in summary.items()
+    }
     page = (tmp_path / "out/artifacts/report.html").read_text()
     assert page.count("<svg") == len(ablation.DRAWN)
+
+
+def seen(raw):
+    return dict.fromkeys(row["variant"] for row in raw)
 
 
 def _video(name, apd, **more):

@@ -103,6 +103,9 @@ def test_an_ablation_evaluates_every_model_and_says_what_was_not_reproduced(clus
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "table2").rglob("*.npz")}
     assert evaluate(config, None) == summary
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "table2").rglob("*.npz")} == before, "nothing is done again"
+    lean = config.model_copy(update={"controls": False, "output": str(tmp_path / "lean")})
+    assert evaluate(lean, None) == summary, "controls change no figure"
+    assert not (tmp_path / "lean/full-1/artifacts").exists()
     shutil.rmtree(tmp_path / "m1")
     with pytest.raises(PlatformError, match="m1: no model folder here"):
         evaluate(config, None)
