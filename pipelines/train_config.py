@@ -11,7 +11,7 @@ from xnemo_platform.loop import MAY_CHANGE, LoopConfig
 
 Kind = Literal["resnets", "attentions", "motion_modules", "temporal_modules"]
 Recomputed = Literal["reference_net", "denoiser", Kind]
-SHAPES = {"small": ModelConfig.small, "sd15": ModelConfig.sd15}
+SHAPES = {"tiny": ModelConfig.tiny, "small": ModelConfig.small, "sd15": ModelConfig.sd15}
 MIN_SHARE = 0.001
 
 
@@ -24,7 +24,7 @@ class TrainConfig(Config):
     """Further data sets, each with its share of all samples; `dataset` has the rest."""
     output: str  # the run's folder, on storage that all nodes share; the same folder continues the run
     start: str | None = None  # model to start from: folder or models:/<name>@<alias>
-    model: ModelConfig | None = None  # or fresh weights of this shape; "small" and "sd15" name two
+    model: ModelConfig | None = None  # or fresh weights of this shape; "tiny", "small" and "sd15" name three
     recipe: StageConfig = StageConfig()
     loop: LoopConfig
     experiment: str = "xnemo"

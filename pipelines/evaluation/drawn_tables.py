@@ -18,6 +18,7 @@ def transfer_tables(figures: Mapping[str, Any]) -> list[Table]:
     """The drawn pairs: gates, methods, coefficients, leakage, placement, interpolation, gaps, probes."""
     return [
         gates.table(figures),
+        gates.half_hour(figures),
         _methods(figures["methods"], figures["pairs"]),
         _coefficients(figures["motion"], ("α", "β"), "Transfer: measured = α driver + β portrait + c", "parameter",
                       "α = 1, β = 0 is perfect; the oracle's α is what the measuring network can show."),

@@ -1,4 +1,4 @@
-"""The gates of the training recipe (I6): what a model of each size should reach. Reported also where missed."""
+"""The gates of the training recipe (I6, I8): what a model of each size should reach. Reported also where missed."""
 
 from __future__ import annotations
 
@@ -48,6 +48,27 @@ def table(figures: Mapping[str, Any]) -> Table:
         "(`--protocol ablation` takes several). A gate is met by the figure itself: read it with its interval."
     )
     return Table("Gates of the training recipe", ("gate", "measured", *SIZES), tuple(rows), note)
+
+
+def half_hour(figures: Mapping[str, Any]) -> Table:
+    """What a model should reach that was trained from nothing for half an hour on two cores (I8)."""
+    roll, gap = figures["motion"]["model"]["roll"], figures["gaps"]["motion"]["850"]
+    arrives = {"mean": roll["alpha"], "low": roll["alpha_low"], "high": roll["alpha_high"]}
+    placed, leak = figures["placement"]["model"], figures["intervals"]["identity_beta"]
+    rows = [("α of roll", _told(arrives), _verdict("≥ 0.5", arrives["mean"] >= 0.5))]
+    rows += [
+        (f"slope of f_rts, {axis}", _told(value), _verdict("≥ 0.4", value["mean"] >= 0.4))
+        for axis, value in placed.items()
+    ]
+    rows += [
+        ("loss gap of false motion, t = 850", _told(gap, 4), _verdict("> 0 with its interval", gap["low"] > 0)),
+        ("β' of all readable traits", _told(leak), _verdict("≤ 0.15", abs(leak["mean"]) <= 0.15)),
+    ]
+    return Table("Gates of half an hour on two cores", ("gate", "measured", "from nothing"), tuple(rows), "")
+
+
+def _verdict(bound: str, met: bool) -> str:
+    return f"{bound}: {'met' if met else 'missed'}"
 
 
 def _told(value: Mapping[str, float], digits: int = 3) -> str:

@@ -258,7 +258,7 @@ def test_the_shipped_configs_are_valid(stage):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=tiny"], "small or sd15"),
+        (["model=huge"], "tiny or small or sd15"),
         (["output=s3://bucket/run"], "output must be a path"),
         (["model=null"], "either start"),
         (["start=somewhere"], "either start"),

@@ -120,7 +120,7 @@ ROOM = {"smoke": 1e9, "tiny": 4e9, "mid": 80e9, "sd15-8x80g": 80e9, "sd15-24g": 
 @pytest.mark.parametrize("name", ROOM)
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_preset_fits_the_machine_it_is_for(name, stage, tmp_path):
-    shape = {"sd15-8x80g": "sd15", "sd15-24g": "sd15", "tiny": "small"}.get(name)
+    shape = {"sd15-8x80g": "sd15", "sd15-24g": "sd15", "tiny": "tiny"}.get(name)
     words = [f"stage={stage}", "dataset=none", f"output={tmp_path}"]
     if shape:
         words.append(f"model={shape}")

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from xnemo.config import GanConfig, ModelConfig, UNetConfig
 
 
-@pytest.mark.parametrize("config", [ModelConfig.sd15(), ModelConfig.small()], ids=["sd15", "small"])
+@pytest.mark.parametrize(
+    "config", [ModelConfig.sd15(), ModelConfig.small(), ModelConfig.tiny()], ids=["sd15", "small", "tiny"]
+)
 def test_a_configuration_survives_json(config: ModelConfig) -> None:
     assert ModelConfig.model_validate_json(config.model_dump_json()) == config
 

@@ -61,6 +61,17 @@ def test_gates_are_told_whether_met_or_missed(figures):
     assert "p < .01: missed" in gates.table(unsure).markdown()
 
 
+def test_half_an_hour_has_gates_of_its_own(figures):
+    text = gates.half_hour(figures).markdown()
+    assert "| α of roll | 0.700 (0.700 to 0.700) | ≥ 0.5: met |" in text
+    assert "| slope of f_rts, scale | 0.800 (0.800 to 0.800) | ≥ 0.4: met |" in text
+    assert "| β' of all readable traits | 0.200 (0.200 to 0.200) | ≤ 0.15: missed |" in text
+    gaps = figures["gaps"]
+    unsure = gaps | {"motion": gaps["motion"] | {"850": {"mean": 0.1, "low": -0.1, "high": 0.3}}}
+    lines = gates.half_hour(figures | {"gaps": unsure}).markdown().splitlines()
+    assert any("t = 850" in line and "missed" in line for line in lines)
+
+
 def test_an_ablation_names_its_models_and_their_seeds():
     assert ablation.models("full=a,w/o RFM=b/c") == [("full", "a"), ("w/o RFM", "b/c")]
     assert ablation.models("full=a,full=b,x=c") == [("full", "a"), ("full", "b"), ("x", "c")]
