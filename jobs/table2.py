@@ -17,14 +17,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import evaluate
 from jobs.cli import parser, run, with_overrides
 from xnemo_platform.errors import PlatformError
 
 if TYPE_CHECKING:
-    from xnemo.config import ModelConfig
     from xnemo.model import XNeMo
 
 NEVER = 10**9  # samples: a warm-up that lasts the whole run
@@ -41,10 +40,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what differs from the whole method, 
     "f_mot 32": (),
     "f_mot 512": (),
 }
-SHAPES: dict[str, dict[str, Any]] = {  # and what differs in the networks themselves
-    "w/o cross-attention": {"motion_input": "map"},
-    "f_mot 32": {"motion_encoder": {"f_mot": 32}},
-    "f_mot 512": {"motion_encoder": {"f_mot": 512}},
+SHAPES: dict[str, tuple[str, ...]] = {  # and what differs in the networks themselves, as words of a ModelConfig
+    "w/o cross-attention": ("motion_input=map",),
+    "f_mot 32": ("motion_encoder.f_mot=32",),
+    "f_mot 512": ("motion_encoder.f_mot=512",),
 }
 LEARNT = ("motion_encoder.", "denoiser.motion_map.", ".motion_modules.")  # what no variant is given
 CONFIG = Path(__file__).parent / "configs" / "table2.yaml"
@@ -74,53 +73,53 @@ def main(argv: Sequence[str]) -> int:
 
 def variant(arguments: argparse.Namespace, name: str, seed: int) -> Path:
     """The trained model of one variant and seed; trains what is missing of it."""
+    from pipelines.evaluation.ablation import folder_name
     from pipelines.train_config import TrainConfig
     from xnemo_platform.config import load_config
 
-    folder = arguments.output / "runs" / f"{name.replace('/', '').replace(' ', '-')}-{seed}"
+    folder = arguments.output / "runs" / f"{folder_name(name)}-{seed}"
     begin = start(arguments, name, seed)
-    words = [*arguments.overrides, f"start={json.dumps(str(begin))}", f"loop.seed={seed}"]
-    whole = load_config(TrainConfig, arguments.config, [*words, "stage=motion", "dataset=data", "output=run"])
-    warm = whole.recipe.warmup_samples // whole.loop.batch
+
+    def words(*own: str) -> list[str]:
+        return [*arguments.overrides, f"start={json.dumps(str(begin))}", f"loop.seed={seed}", *own]
+
+    def planned(*own: str) -> TrainConfig:
+        places = ("stage=motion", "dataset=data", "output=run")
+        return load_config(TrainConfig, arguments.config, [*words(*own), *places])
+
     if name == ALONE:
-        alone = train(arguments, Path(f"{folder}-encoder"), [*words, f"recipe.warmup_samples={NEVER}"])
-        words[-2] = f"start={json.dumps(str(alone))}"
-    if "recipe.warmup_samples=0" in VARIANTS[name]:
-        words.append(f"loop.steps={whole.loop.steps - warm}")
-    return train(arguments, folder, [*words, *VARIANTS[name]])
+        begin = train(arguments, Path(f"{folder}-encoder"), words(f"recipe.warmup_samples={NEVER}"))
+    whole, own = planned(), planned(*VARIANTS[name])
+    spared = (whole.recipe.warmup_samples - own.recipe.warmup_samples) // whole.loop.batch
+    return train(arguments, folder, words(*VARIANTS[name], f"loop.steps={whole.loop.steps - spared}"))
 
 
 def start(arguments: argparse.Namespace, name: str, seed: int) -> Path:
     """The folder of the model that a variant begins with: made once for each shape and seed."""
+    from pipelines.evaluation.ablation import folder_name
     from pipelines.models import locate
     from xnemo import weights
 
-    kind = name.replace("/", "").replace(" ", "-") if name in SHAPES else "start"
+    kind = folder_name(name) if name in SHAPES else "start"
     folder: Path = (arguments.output / "starts" / f"{kind}-{seed}").resolve()
     if not (folder / weights.DIGESTS).exists():
-        weights.save(untaught(weights.load(locate(arguments.backbone)), SHAPES.get(name, {}), seed), folder)
+        weights.save(untaught(locate(arguments.backbone), SHAPES.get(name, ()), seed), folder)
     return folder
 
 
-def untaught(trained: "XNeMo", changes: dict[str, Any], seed: int) -> "XNeMo":
+def untaught(backbone: Path, changes: Sequence[str], seed: int) -> "XNeMo":
     """A model in fp32 that draws as the trained one does, and whose motion encoder and motion modules are fresh."""
+    from xnemo import weights
+    from xnemo.config import ModelConfig
     from xnemo.model import seeded
+    from xnemo.pretrained import fill
+    from xnemo_platform.config import load_config
 
-    model = seeded(changed(trained.config, changes), seed)
-    given = trained.state_dict()
-    own = model.state_dict()
-    for name, value in own.items():
-        if not any(part in name for part in LEARNT):
-            value.copy_(given[name])
+    trained = weights.load(backbone)
+    model = seeded(load_config(ModelConfig, backbone / weights.CONFIG, changes), seed)
+    given = [name for name in model.state_dict() if not any(part in name for part in LEARNT)]
+    fill(model, trained.state_dict(), str(backbone), given)
     return model
-
-
-def changed(config: "ModelConfig", changes: dict[str, Any]) -> "ModelConfig":
-    """The configuration with other values, those of its parts one by one."""
-    whole = config.model_dump(mode="json")
-    for key, value in changes.items():
-        whole[key] = whole[key] | value if isinstance(value, dict) else value
-    return type(config).model_validate(whole)
 
 
 def train(arguments: argparse.Namespace, folder: Path, words: list[str]) -> Path:

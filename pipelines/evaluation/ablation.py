@@ -57,6 +57,11 @@ def models(text: str) -> list[tuple[str, str]]:
     return found
 
 
+def folder_name(variant: str) -> str:
+    """A variant's name as part of a path: "w/o RFM" is wo-RFM."""
+    return variant.replace("/", "").replace(" ", "-")
+
+
 def run_all(config: Any, evaluate: Callable[[Any, Path], dict[str, Any]]) -> list[Run]:
     """Evaluate every model, each in its own folder; without controls `report` measures what it compares."""
     if not config.data and config.pairs < transfer.FEWEST:
@@ -65,7 +70,7 @@ def run_all(config: Any, evaluate: Callable[[Any, Path], dict[str, Any]]) -> lis
     runs: list[Run] = []
     for variant, told, model in found:
         number = sum(run.variant == variant for run in runs) + 1
-        folder = Path(config.output) / f"{variant.replace('/', '').replace(' ', '-')}-{number}"
+        folder = Path(config.output) / f"{folder_name(variant)}-{number}"
         own = {"protocol": "cross" if config.data else "synthetic", "model": told, "output": str(folder)}
         runs.append(Run(variant, model, config.model_copy(update=own)))
     if config.controls or config.data:
@@ -77,7 +82,7 @@ def run_all(config: Any, evaluate: Callable[[Any, Path], dict[str, Any]]) -> lis
 
 def report(config: Any, runs: Sequence[Run]) -> tuple[dict[str, Any], dict[str, float]]:
     """Tables, differences and page; the summary, and the variants' figures for tracking."""
-    every, pairs = (_of_videos if config.data else _of_drawn)(runs, config.seed)
+    every, pairs, raw = (_of_videos if config.data else _of_drawn)(runs, config.seed)
     variants = list(dict.fromkeys(run.variant for run in runs))
     rng = np.random.default_rng([config.seed, 41])
     pooled = {name: _pool([d for run, d in zip(runs, every, strict=True) if run.variant == name], rng)
@@ -97,7 +102,6 @@ def report(config: Any, runs: Sequence[Run]) -> tuple[dict[str, Any], dict[str, 
         for name, each in figures.items()
     }
     told = {name: {kind: asdict(value) for kind, value in each.items()} for name, each in differences.items()}
-    raw = None if config.data else _csv(runs)
     rows.publish(folder, summary={"pairs": pairs, "models": summary, "differences": told}, csv=raw)
     return summary, {f"{_plain(name)}_{kind}": v.mean for name, each in figures.items() for kind, v in each.items()}
 
@@ -113,8 +117,9 @@ def _pool(seeds: Sequence[Draws], rng: np.random.Generator) -> dict[str, np.ndar
     }
 
 
-def _of_drawn(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int]:
-    """Every model's figures on the drawn pairs (and clips, for EMO-SIM*), resampled alike."""
+def _of_drawn(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int, str | None]:
+    """Every model's figures on the drawn pairs (and clips, for EMO-SIM*), resampled alike; the number of pairs, and the
+    raw figures as CSV."""
     clips = [drawn.rows(run.config, run.model, fingerprint(run.config, run.model)) for run in runs]
     usable = [i for i, each in enumerate(zip(*clips, strict=True)) if not any("skipped" in row for row in each)]
     if not usable:
@@ -122,34 +127,29 @@ def _of_drawn(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int]:
     by_pair = resamples(runs[0].config.pairs, DRAWS, seed)
     by_clip = resamples(len(usable), DRAWS, seed)
     every: list[Draws] = []
-    for run, of_run in zip(runs, clips, strict=True):
-        made = _made(run)
+    of_pairs = [transfer.pairs(run.config, run.model, fingerprint(run.config, run.model)) for run in runs]
+    for made, of_run in zip(of_pairs, clips, strict=True):
         felt = [(valence_arousal(of_run[i]["result"]), valence_arousal(of_run[i]["driver"])) for i in usable]
         found = drawn_figures.draws(made, by_pair) | {"emo_sim": emotion.pooled_draws(felt, by_clip)}
         every.append({kind: found[kind] for kind in DRAWN})
-    return every, runs[0].config.pairs
+    return every, runs[0].config.pairs, _csv([run.variant for run in runs], of_pairs)
 
 
-def _made(run: Run) -> dict[str, Any]:
-    """What is measured of the run's drawn pairs; it is on disk after the first time."""
-    return transfer.pairs(run.config, run.model, fingerprint(run.config, run.model))
-
-
-def _csv(runs: Sequence[Run]) -> str:
+def _csv(variants: Sequence[str], of_pairs: Sequence[drawn_figures.Made]) -> str:
     """The raw figures: a line for every variant, seed and pair."""
     text, seeds = io.StringIO(), Counter[str]()
     writer = csv.writer(text)
-    for run in runs:
-        columns = drawn_figures.pair_figures(_made(run), "model")
+    for variant, made in zip(variants, of_pairs, strict=True):
+        columns = drawn_figures.pair_figures(made, "model")
         if not seeds:
             writer.writerow(["variant", "seed", "pair", *columns])
         for pair, values in enumerate(zip(*columns.values(), strict=True)):
-            writer.writerow([run.variant, seeds[run.variant], pair, *(f"{value:.4g}" for value in values)])
-        seeds[run.variant] += 1
+            writer.writerow([variant, seeds[variant], pair, *(f"{value:.4g}" for value in values)])
+        seeds[variant] += 1
     return text.getvalue()
 
 
-def _of_videos(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int]:
+def _of_videos(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int, str | None]:
     """Every model's figures on the pairs that all of them have figures for, resampled alike."""
     tables = [{row["id"]: row for row in rows.read_rows(run.config.output) if row["status"] == "ok"} for run in runs]
     shared = sorted(set.intersection(*(set(table) for table in tables)))
@@ -170,7 +170,7 @@ def _of_videos(runs: Sequence[Run], seed: int) -> tuple[list[Draws], int]:
         if felt:
             found["emo_sim"] = emotion.pooled_draws(felt, resamples(len(felt), DRAWS, seed))
         every.append(found)
-    return every, len(shared)
+    return every, len(shared), None
 
 
 def _heading(config: Any, pairs: int, seeds: Mapping[str, int]) -> str:

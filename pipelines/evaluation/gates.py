@@ -37,11 +37,11 @@ def table(figures: Mapping[str, Any]) -> Table:
             (
                 title,
                 _told(value),
-                *(f"{sign} {b:g}: {'met' if m else 'missed'}" for b, m in zip(bounds, met, strict=True)),
+                *(_verdict(f"{sign} {b:g}", m) for b, m in zip(bounds, met, strict=True)),
             )
         )
     gap = figures["intervals"]["gap_late"]
-    verdict = "> 0, p < .01: " + ("met" if gap["p"] < 0.01 else "missed")
+    verdict = _verdict("> 0, p < .01", gap["p"] < 0.01)
     rows.append(("loss gap of false motion, t ≥ 500", _told(gap, 4), verdict, verdict))
     note = (
         f"On {figures['pairs']} pairs and one seed of training; the recipe asks for 512 pairs and three seeds "

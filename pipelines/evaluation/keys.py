@@ -17,6 +17,7 @@ ELSEWHERE = {
     "model",
     "experiment",
     "pairs",
+    "controls",
     "people",
     "limit",
     "data",
@@ -25,7 +26,8 @@ ELSEWHERE = {
     "gpus",
     "weights",
 }
-"""Settings that change no result, or are in a key of their own (pairs by their content, weights by their digests)."""
+"""Settings that change no result, or are in a key of their own (pairs by their content, weights by their
+digests, drawn pairs without controls by a word)."""
 
 
 def fingerprint(config: Any, *models: Path | None) -> str:

@@ -40,6 +40,7 @@ def pairs(config: Any, model_folder: Path, key: str) -> dict[str, Any]:
     if config.pairs < FEWEST:
         raise PlatformError(f"pairs={config.pairs}: regressions need at least {FEWEST} pairs (0: none at all).")
     output = Path(config.output) / "pairs"
+    key = key if config.controls else f"{key}-alone"
     firsts = list(range(0, config.pairs - 1, CHUNK))  # no pair is left alone: its motion could not be shuffled
     ends = [*firsts[1:], config.pairs]
     tasks = [(first, end - first) for first, end in zip(firsts, ends, strict=True)]
