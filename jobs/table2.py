@@ -5,8 +5,8 @@
 
 As in the paper what draws is there before: every variant begins with the codec, reference net and denoiser of one
 trained model (--backbone), and with a motion encoder and motion modules that have learnt nothing. `xnemo train motion`
-trains every variant with every seed; runs that are done are kept, a stopped one goes on, so the command can be given in
-pieces. The last step is `xnemo evaluate --protocol ablation`.
+trains every variant with every seed, `--lanes` of them at a time; runs that are done are kept, a stopped one goes on,
+so the command can be given in pieces. The last step is `xnemo evaluate --protocol ablation`.
 
 The budget is one number of pairs that encoder and denoiser learn from. Where there is a GAN head, it has the encoder to
 itself for the recipe's warm-up before; without end-to-end training it alone has taught the encoder from as many.
@@ -14,8 +14,11 @@ itself for the recipe's warm-up before; without end-to-end training it alone has
 
 import argparse
 import json
+import multiprocessing
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,18 +60,35 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--backbone", default="bundled", help="model that gives codec, reference net, denoiser")
     options.add_argument("--seed", action="append", type=int, help="once for each (0, 1 and 2)")
     options.add_argument("--only", action="append", choices=list(VARIANTS), help="once for each; full comes first")
+    options.add_argument("--lanes", type=int, default=1, help="trainings at a time; on two cores 2 loop.threads=1")
     options.add_argument("--pairs", type=int, default=512, help="drawn pairs of the comparison")
     options.add_argument("--clips", type=int, default=12, help="drawn clips of the comparison, for EMO-SIM*")
     arguments = with_overrides(options, argv)
     arguments.only, arguments.seed = arguments.only or list(VARIANTS), arguments.seed or [0, 1, 2]
     if arguments.only[0] != "full":
         raise PlatformError("--only begins with full: the others are held against it.")
-    models = []
-    for seed in arguments.seed:
-        for name in arguments.only:
-            models += ["--model", f"{name}={variant(arguments, name, seed)}"]
+    if arguments.lanes < 1:
+        raise PlatformError(f"--lanes is {arguments.lanes}: give the number of trainings at a time, 1 or more.")
+    models = [word for each in trained(arguments) for word in ("--model", each)]
     table = ["--protocol", "ablation", "--output", str(arguments.output / "table"), "controls=false"]
     return evaluate.main([*table, f"pairs={arguments.pairs}", f"clips={arguments.clips}", *models])
+
+
+def trained(arguments: argparse.Namespace) -> list[str]:
+    """variant=folder of every model of the table, one seed after the other; trains what is missing."""
+    from xnemo_platform.settings import settings
+    from xnemo_platform.trainer import share_ray
+
+    seeds, names = zip(*product(arguments.seed, arguments.only), strict=True)
+    if arguments.lanes == 1:
+        folders = list(map(variant, repeat(arguments), names, seeds))
+    else:
+        for name, seed in zip(names, seeds, strict=True):
+            start(arguments, name, seed)  # not by two lanes at once
+        share_ray(settings().cpus)
+        with ProcessPoolExecutor(arguments.lanes, multiprocessing.get_context("spawn")) as lanes:
+            folders = list(lanes.map(variant, repeat(arguments), names, seeds))
+    return [f"{name}={folder}" for name, folder in zip(names, folders, strict=True)]
 
 
 def variant(arguments: argparse.Namespace, name: str, seed: int) -> Path:

@@ -70,8 +70,11 @@ class EvaluateConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.controls and self.protocol != "ablation":
-            raise ValueError("controls=false is for protocol ablation alone: other figures mean little without them")
+        if not self.controls and (self.protocol != "ablation" or self.data):
+            raise ValueError(
+                "controls=false is for protocol ablation on drawn pairs: other figures mean little without them, and "
+                "pairs of videos have none"
+            )
         return self
 
 

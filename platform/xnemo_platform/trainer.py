@@ -209,6 +209,14 @@ def start_ray(cpus: int) -> None:
             ) from error
 
 
+def share_ray(cpus: int) -> None:
+    """Start Ray like `start_ray`, and let the processes that this one starts join it."""
+    start_ray(cpus)
+    import ray
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+
 def _worker_env(threads: int, gpu: bool) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads),

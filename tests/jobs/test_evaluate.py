@@ -31,6 +31,8 @@ def test_a_dry_run_tells_the_work_and_writes_nothing(tmp_path, capsys):
     (["--protocol", "ablation", "--model", "a=bundled", "--model", "b=/nowhere"], "no model folder here"),
     (["--model", "/nowhere"], "no model folder here"),
     (["--model", "bundled", "pears=3"], "pears"),
+    (["--model", "bundled", "controls=false"], "drawn pairs"),
+    (["--protocol", "ablation", "--model", "a=bundled,b=bundled", "--data", "x", "controls=false"], "drawn pairs"),
 ])  # fmt: skip
 def test_what_is_wrong_is_told_in_a_sentence(words, told, tmp_path):
     with pytest.raises(PlatformError, match=told) as error:

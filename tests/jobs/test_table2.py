@@ -1,6 +1,10 @@
 """The ablation runs: every variant is a valid training of the same budget that differs in what it says."""
 
 import argparse
+import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import xnemo
 from jobs import table2
 from pipelines.models import BUNDLED
 from pipelines.train_config import TrainConfig
+from tests.pipelines.test_train import dataset  # noqa: F401
 from xnemo_platform.config import load_config
 from xnemo_platform.errors import PlatformError
 
@@ -28,7 +33,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainConfig]:
         patch.setattr(table2, "train", record)
         patch.setattr(table2.evaluate, "main", lambda words: found.update(words=words) or 0)
         output = tmp_path_factory.mktemp("table2")
-        budget = ["loop.steps=3000", "recipe.warmup_samples=4000"]
+        budget = ["loop.batch=4", "loop.steps=3000", "recipe.warmup_samples=4000"]
         table2.main(["--dataset", "data", "--output", str(output), "--seed", "7", *budget])
     return found
 
@@ -95,3 +100,33 @@ def test_the_comparison_names_every_run(planned: dict[str, TrainConfig]) -> None
 def test_the_whole_method_comes_first() -> None:
     with pytest.raises(PlatformError, match="begins with full"):
         table2.main(["--dataset", "data", "--output", "out", "--only", "w/o RFM"])
+
+
+def test_at_least_one_training_runs_at_a_time() -> None:
+    with pytest.raises(PlatformError, match="--lanes is 0"):
+        table2.main(["--dataset", "data", "--output", "out", "--lanes", "0"])
+
+
+@pytest.mark.slow
+def test_two_lanes_train_and_the_table_has_every_pair(dataset: str, tmp_path: Path) -> None:  # noqa: F811
+    """The whole command, a step or two for each variant; given again, nothing is trained anew."""
+    command = [sys.executable, "-m", "jobs.table2", "--dataset", dataset, "--output", str(tmp_path / "table2")]
+    rows = ["--only", "full", "--only", "w/o e2e", "--seed", "0", "--lanes", "2", "--pairs", "8", "--clips", "1"]
+    words = ["loop.steps=3", "loop.batch=2", "loop.threads=1", "recipe.warmup_samples=2", "frame_size=64", "view=0"]
+    quick = ["min_gap=2", "validation_clips=2", "validation_steps=2", "validation_frames=2"]
+
+    def given() -> str:
+        env = os.environ | {"XNEMO_HOME": str(tmp_path / "home")}
+        done = subprocess.run([*command, *rows, *words, *quick], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "report:" in given()
+    with (tmp_path / "table2" / "table" / "artifacts" / "pairs.csv").open() as file:
+        found = [(row["variant"], row["pair"]) for row in csv.DictReader(file)]
+    assert found == [(name, str(pair)) for name in ("full", "w/o e2e") for pair in range(8)]
+    exports = sorted((tmp_path / "table2" / "runs").glob("*/export/model.safetensors"))
+    assert [path.parts[-3] for path in exports] == ["full-0", "wo-e2e-0", "wo-e2e-0-encoder"]
+    written = [path.stat().st_mtime_ns for path in exports]
+    assert "report:" in given()
+    assert [path.stat().st_mtime_ns for path in exports] == written
