@@ -108,7 +108,7 @@ def test_a_run_on_ray_is_reported_recorded_and_gone_on_with(media, tmp_path, mon
     config = EvaluateConfig(
         protocol="self", model="bundled", output=str(tmp_path / "run"), data=str(data), steps=2, workers=1
     )
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     try:
         summary = evaluate(config, BUNDLED)
         assert summary["pairs"] == {"all": 2, "measured": 1}
