@@ -33,7 +33,7 @@ class TrainConfig(Config):
     """What is recomputed in the backward pass instead of kept, so that memory is saved for time: a whole network, block
     by block (a third slower), or one kind of block in both."""
     compile: bool = False
-    """torch.compile of the two networks: a minute or more at the start, then faster steps (needs a C++ compiler)."""
+    """torch.compile of the two networks: minutes at the start, then faster steps (needs a C++ compiler)."""
     frame_size: int = Field(default=512, ge=32)  # frames are decoded to this size
     view: int = Field(default=0, ge=0)
     """Pixels of the square around the reference's face that a sample is cut by, as a portrait is when it is animated;
