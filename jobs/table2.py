@@ -76,13 +76,13 @@ def main(argv: Sequence[str]) -> int:
 
 def trained(arguments: argparse.Namespace) -> list[str]:
     """variant=folder of every model of the table, one seed after the other; trains what is missing."""
-    from xnemo_platform.settings import settings
-    from xnemo_platform.trainer import share_ray
-
     seeds, names = zip(*product(arguments.seed, arguments.only), strict=True)
     if arguments.lanes == 1:
         folders = list(map(variant, repeat(arguments), names, seeds))
     else:
+        from xnemo_platform.settings import settings
+        from xnemo_platform.trainer import share_ray
+
         for name, seed in zip(names, seeds, strict=True):
             start(arguments, name, seed)  # not by two lanes at once
         share_ray(settings().cpus)

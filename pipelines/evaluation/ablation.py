@@ -73,7 +73,7 @@ def run_all(config: Any, evaluate: Callable[[Any, Path], dict[str, Any]]) -> lis
         folder = Path(config.output) / f"{folder_name(variant)}-{number}"
         own = {"protocol": "cross" if config.data else "synthetic", "model": told, "output": str(folder)}
         runs.append(Run(variant, model, config.model_copy(update=own)))
-    if config.controls or config.data:
+    if config.controls:
         for run in runs:
             print(f"model {run.variant}: {run.config.model}", flush=True)
             evaluate(run.config, run.model)

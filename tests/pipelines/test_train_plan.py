@@ -1,6 +1,7 @@
 """The plan of a training against the training itself."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -117,11 +118,9 @@ CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 ROOM = {"smoke": 1e9, "tiny": 4e9, "mid": 80e9, "sd15-8x80g": 80e9, "sd15-24g": 24e9}  # bytes of one worker
 
 
-PRESETS = [(name, stage, stage) for stage in STAGES for name in ROOM] + [("tiny", "motion", "encoder")]
-
-
-@pytest.mark.parametrize(("name", "stage", "file"), PRESETS)
-def test_every_preset_fits_the_machine_it_is_for(name, stage, file, tmp_path):
+@pytest.mark.parametrize(("name", "file"), [*product(ROOM, STAGES), ("tiny", "encoder")])
+def test_every_preset_fits_the_machine_it_is_for(name, file, tmp_path):
+    stage = "motion" if file == "encoder" else file
     shape = {"sd15-8x80g": "sd15", "sd15-24g": "sd15", "tiny": "tiny"}.get(name)
     words = [f"stage={stage}", "dataset=none", f"output={tmp_path}"]
     if shape:
